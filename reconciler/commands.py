@@ -1,0 +1,147 @@
+"""The one place that runs programs: an argument list, a deadline, the exit codes expected.
+
+No shell is involved anywhere, so tenant input never becomes a shell word. Callers are the
+modules at the edge (network, hypervisors, source); planning and model never come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler.errors import MetaldError, TransientError
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a finished program left: its exit code and both streams as text."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+
+class CommandError(MetaldError):
+    """A program ended with an exit code its caller did not expect."""
+
+    def __init__(self, completed: Completed) -> None:
+        self.completed = completed
+        streams = " | ".join(
+            text.strip() for text in (completed.stderr, completed.stdout) if text.strip()
+        )
+        super().__init__(
+            f"exit code {completed.code}: {streams or 'no output'}",
+            subject=" ".join(completed.argv[:4]),
+        )
+
+
+class CommandTimeoutError(TransientError):
+    """A program was still running at its deadline and was killed."""
+
+
+def require(program: str, *, package: str) -> str:
+    """Return the full path of ``program``, looking in the sbin folders too.
+
+    Raises MetaldError naming the Debian package to install.
+    """
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if found is None:
+        raise MetaldError(
+            f"the program {program} is not installed",
+            hint=f"install it: apt-get install {package}",
+        )
+    return found
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float = 30.0,
+    expected: frozenset[int] = frozenset({0}),
+    cwd: Path | None = None,
+) -> Completed:
+    """Run ``argv`` to its end. Raises CommandError, CommandTimeoutError or MetaldError."""
+    try:
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, cwd=cwd,
+            check=False, errors="replace",
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise MetaldError(f"the program {argv[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandTimeoutError(
+            f"still running after {timeout_s:g} s, killed", subject=" ".join(argv[:4])
+        ) from error
+    completed = Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
+    if completed.code not in expected:
+        raise CommandError(completed)
+    return completed
+
+
+async def run_async(
+    argv: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float = 30.0,
+    expected: frozenset[int] = frozenset({0}),
+) -> Completed:
+    """``run`` for asyncio callers; cancelling it kills the program and reaps it."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        raise MetaldError(f"the program {argv[0]} is not installed") from error
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, err = await process.communicate(stdin.encode())
+    except TimeoutError as error:
+        raise CommandTimeoutError(
+            f"still running after {timeout_s:g} s, killed", subject=" ".join(argv[:4])
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    code = process.returncode if process.returncode is not None else -1
+    completed = Completed(
+        tuple(argv), code, out.decode(errors="replace"), err.decode(errors="replace")
+    )
+    if completed.code not in expected:
+        raise CommandError(completed)
+    return completed
+
+
+def spawn_detached(
+    argv: Sequence[str],
+    *,
+    keep_fds: Sequence[int] = (),
+    log: Path,
+    cwd: Path = Path("/"),
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us: own session, streams to ``log``, no terminal.
+
+    Only the descriptors of ``keep_fds`` are inherited, at their own numbers. The caller
+    polls the returned handle if it wants to know about an early end; nobody waits for it.
+    """
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd=cwd,
+            env={} if env is None else dict(env),
+            pass_fds=tuple(keep_fds),
+            start_new_session=True,
+        )

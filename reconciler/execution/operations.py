@@ -1,0 +1,187 @@
+"""What each kind of plan step does to the world, and what it leaves on record.
+
+The executor hands over groups of steps of one kind that are ready at the same time; network
+kinds turn a group into one transaction. Every function here is idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reconciler.errors import BugError, MetaldError
+from reconciler.execution.state.store import Store
+from reconciler.execution.world import World
+from reconciler.model.firewall import Element
+from reconciler.model.ledger import Ledger, VmRecord
+from reconciler.model.plan import (
+    AttachTap,
+    ChangeElements,
+    LoadFirewall,
+    Operation,
+    RaiseTap,
+    RemoveFirewall,
+    RemoveTap,
+    RestoreSysctls,
+    Retire,
+    SetPower,
+    SetSysctls,
+    StartVm,
+    Step,
+    StopVm,
+    Verdict,
+)
+
+Failures = Mapping[str, MetaldError]
+_BATCHED: tuple[type[Operation], ...] = (ChangeElements, RaiseTap, RemoveTap, Retire)
+NO_FAILURES: Failures = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What operations need besides the step: world, store, and the ledger after recording.
+
+    ``generations``: spec generation by VM uid. ``known_sysctls``: values before this run.
+    """
+
+    world: World
+    store: Store
+    ledger: Ledger
+    boot_id: str
+    generations: Mapping[str, int]
+    known_sysctls: Mapping[str, str]
+
+
+def batch_key(step: Step) -> str:
+    """Steps with the same key run as one group; others run alone."""
+    operation = step.operation
+    return type(operation).__name__ if isinstance(operation, _BATCHED) else step.key
+
+
+def is_vm_work(step: Step) -> bool:
+    """Takes seconds and counts against the parallelism limit."""
+    return isinstance(step.operation, StartVm | StopVm | SetPower | AttachTap)
+
+
+async def perform(context: Context, steps: Sequence[Step]) -> Failures:
+    """Carry out one group; failures by step key, empty when all went well.
+
+    A MetaldError that concerns the whole group is attributed to each of its steps.
+    """
+    try:
+        return await _dispatch(context, steps)
+    except MetaldError as error:
+        return {step.key: error for step in steps}
+
+
+async def _dispatch(context: Context, steps: Sequence[Step]) -> Failures:
+    match steps[0].operation:
+        case ChangeElements():
+            return await _change_elements(context, steps)
+        case RaiseTap():
+            return await _raise_taps(context, steps)
+        case RemoveTap():
+            return await _remove_taps(context, steps)
+        case Retire():
+            for step in steps:
+                await _retire(context, step)
+            return NO_FAILURES
+        case operation:
+            await _single(context, operation)
+            return NO_FAILURES
+
+
+async def _change_elements(context: Context, steps: Sequence[Step]) -> Failures:
+    add: set[Element] = set()
+    remove: set[Element] = set()
+    for step in steps:
+        assert isinstance(step.operation, ChangeElements)  # noqa: S101 - grouped by kind
+        add |= step.operation.add
+        remove |= step.operation.remove
+    await context.world.network.change_elements(frozenset(add), frozenset(remove - add))
+    return NO_FAILURES
+
+
+async def _raise_taps(context: Context, steps: Sequence[Step]) -> Failures:
+    ports = {step.key: step.operation.port for step in steps if isinstance(step.operation, RaiseTap)}
+    failures = await context.world.network.raise_taps(tuple(ports.values()))
+    return {key: failures[port.tap] for key, port in ports.items() if port.tap in failures}
+
+
+async def _remove_taps(context: Context, steps: Sequence[Step]) -> Failures:
+    taps = {step.key: step.operation.tap for step in steps if isinstance(step.operation, RemoveTap)}
+    failures = await context.world.network.remove_taps(tuple(taps.values()))
+    return {key: failures[tap] for key, tap in taps.items() if tap in failures}
+
+
+async def _retire(context: Context, step: Step) -> None:
+    assert isinstance(step.operation, Retire)  # noqa: S101 - grouped by kind
+    context.store.retire(step.operation.uid, now_s=context.ledger.now_s)
+
+
+async def _single(context: Context, operation: Operation) -> None:
+    world, store = context.world, context.store
+    match operation:
+        case SetSysctls(values):
+            before = {k: context.known_sysctls[k] for k, _ in values if k in context.known_sysctls}
+            store.remember_sysctls(before)
+            await world.network.write_sysctls(values)
+        case RestoreSysctls(values):
+            await world.network.write_sysctls(values)
+            store.forget_sysctls()
+        case LoadFirewall():
+            store.set_firewall(*await world.network.load_firewall())
+        case RemoveFirewall():
+            await world.network.remove_firewall()
+        case AttachTap(launch, tap):
+            await world.drivers[launch.hypervisor].reattach(launch.uid, tap)
+        case StartVm():
+            await _start(context, operation)
+        case StopVm():
+            await _stop(context, operation)
+        case SetPower(uid, hypervisor, power):
+            await world.drivers[hypervisor].set_power(uid, power)
+        case Verdict(uid, verdict, reason):
+            store.record_vm(replace(_record(context, uid), intent=verdict, reason=reason))
+        case _:
+            raise BugError(f"no way to perform {type(operation).__name__}")
+
+
+def _record(context: Context, uid: str) -> VmRecord:
+    """The VM's record with the generation its verdict is about."""
+    blank = VmRecord(uid, "started", context.boot_id, 0.0, 0, 0)
+    known = context.ledger.vms.get(uid, blank)
+    return replace(known, generation=context.generations.get(uid, known.generation))
+
+
+async def _start(context: Context, operation: StartVm) -> None:
+    # On record before exec: a VM that dies right after must count as having been started.
+    launch = operation.launch
+    started = replace(
+        _record(context, launch.uid),
+        intent="started",
+        boot_id=context.boot_id,
+        last_start_s=context.ledger.now_s,
+        restarts=operation.restarts,
+        reason="",
+    )
+    context.store.record_vm(started)
+    await context.world.drivers[launch.hypervisor].start(launch, power=operation.power)
+
+
+async def _stop(context: Context, operation: StopVm) -> None:
+    driver = context.world.drivers.get(operation.hypervisor)
+    if driver is None:
+        raise BugError(f"no driver named {operation.hypervisor}", subject=operation.uid)
+    verdict = operation.verdict
+    if verdict in {"completed", "failed", "stopped"}:
+        record = replace(_record(context, operation.uid), intent=verdict, reason=operation.reason)
+        if verdict != "stopped":
+            # The verdict first: a crash after the clean-up must not read as a crash of the VM.
+            context.store.record_vm(record)
+        await driver.stop(operation.uid, graceful=operation.graceful)
+        context.store.record_vm(record)
+        return
+    await driver.stop(operation.uid, graceful=operation.graceful)
+
+

@@ -1,0 +1,109 @@
+"""The world as execution reaches it: the kernel's network, the hypervisors, the boot files.
+
+Protocols, so that tests can put faults in between; the real parts are wired in
+``execution.host``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from reconciler.errors import MetaldError
+from reconciler.model.firewall import Element
+from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmState
+from reconciler.model.resolved import LaunchSpec, Port
+from reconciler.planning.images import ImageRequest
+
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Network(Protocol):
+    """The kernel's network in the namespace this process is in."""
+
+    async def observe(self) -> NetworkState:
+        """Everything that concerns us. Raises UnknownStateError, never answers in part."""
+
+    async def load_firewall(self) -> tuple[str, str]:
+        """Load our rules atomically; (template digest, listing digest) as they read then."""
+
+    async def remove_firewall(self) -> None:
+        """Delete our table; fine when it is gone."""
+
+    async def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
+        """Change firewall elements in one transaction."""
+
+    async def raise_taps(self, ports: Sequence[Port]) -> Mapping[str, MetaldError]:
+        """Bring ports about; failures by tap name."""
+
+    async def remove_taps(self, names: Sequence[str]) -> Mapping[str, MetaldError]:
+        """Delete links of ours; failures by name."""
+
+    async def write_sysctls(self, values: Sequence[tuple[str, str]]) -> None:
+        """Write host-wide sysctls with the care of ipv6-policy.md."""
+
+
+class Driver(Protocol):
+    """One hypervisor."""
+
+    async def start(self, launch: LaunchSpec, *, power: str) -> None:
+        """Start, or adopt what already runs, and bring it to ``power``."""
+
+    async def stop(self, uid: str, *, graceful: bool) -> None:
+        """End the VMM and remove its run folder; fine when it is gone."""
+
+    async def set_power(self, uid: str, power: str) -> None:
+        """Pause or resume."""
+
+    async def reattach(self, uid: str, tap: str) -> None:
+        """Connect a live VMM's descriptor to its tap again."""
+
+
+Drivers = Mapping[str, Driver]
+LookAtImages = Callable[[Sequence[ImageRequest]], Mapping[str, ImageFacts]]
+
+
+class VmObserver(Protocol):
+    """Finds every VM of the run folder, whatever its hypervisor."""
+
+    async def __call__(self) -> Mapping[str, VmState | Unknown]:
+        """By uid. Raises UnknownStateError when the folder cannot be listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside this process that a plan looks at or changes."""
+
+    network: Network
+    drivers: Drivers
+    observe_vms: VmObserver
+    look_at_images: LookAtImages
+
+    async def observe(self, requests: Sequence[ImageRequest]) -> Observed:
+        """One observation; the network, the VMs and the images are looked at side by side."""
+        async with asyncio.TaskGroup() as group:
+            network = group.create_task(self._network())
+            vms = group.create_task(self._vms())
+            images = group.create_task(asyncio.to_thread(self.look_at_images, requests))
+        found, unlisted = vms.result()
+        return Observed(read_boot_id(), network.result(), found, images.result(), unlisted)
+
+    async def _network(self) -> NetworkState | Unknown:
+        try:
+            return await self.network.observe()
+        except MetaldError as error:
+            return Unknown(str(error))
+
+    async def _vms(self) -> tuple[Mapping[str, VmState | Unknown], str]:
+        try:
+            return await self.observe_vms(), ""
+        except MetaldError as error:
+            return {}, str(error)
+
+
+def read_boot_id() -> str:
+    """This boot of this host (random(4), /proc/sys/kernel/random/boot_id)."""
+    return BOOT_ID_FILE.read_text(encoding="ascii").strip()

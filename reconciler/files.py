@@ -1,0 +1,39 @@
+"""The one atomic writer: a reader sees the old content or the new, also after a crash.
+
+Used wherever a small file is replaced; databases and spools have their own durability.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data`` durably: temporary at its final mode, fsync, rename, fsync.
+
+    Raises OSError; the previous content is then untouched and no temporary stays behind.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)  # noqa: PTH105 - mkstemp gives a name, not a Path
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and unlinks inside ``folder`` durable (fsync(2) of the folder itself)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,47 @@
+"""The per-VM facts of the firewall: which elements of which set or map a port needs.
+
+The rules themselves are a template loaded once (``network.firewall``); their number does
+not depend on the number of VMs. Shared by planning (to compare) and network (to load).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reconciler.model.resolved import Port
+
+TABLE = "metald"
+FAMILY = "inet"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Element:
+    """One element: the set's or map's name, the parts of its key, a map's value.
+
+    Key parts are in nftables' own canonical spelling (lower case, compressed IPv6).
+    """
+
+    container: str
+    key: tuple[str, ...]
+    value: str = ""
+
+
+def port_elements(port: Port) -> frozenset[Element]:
+    """The elements that bind one port's sources and place it in its network's zone.
+
+    ``taps``: which links are ours. ``zone_of``: link → zone. ``bound``: which (link, MAC,
+    address) may send. ``members``: which address is in which zone.
+    """
+    zone = str(port.zone)
+    elements = {Element("taps", (port.tap,)), Element("zone_of", (port.tap,), zone)}
+    for address in (*port.addresses, port.link_local):
+        elements.add(Element("bound", (port.tap, port.mac, address)))
+    for address in port.addresses:
+        elements.add(Element("members", (zone, address)))
+    return frozenset(elements)
+
+
+def elements_of(ports: Iterable[Port]) -> frozenset[Element]:
+    """Union of ``port_elements`` over all ports."""
+    return frozenset(element for port in ports for element in port_elements(port))

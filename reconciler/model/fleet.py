@@ -1,0 +1,71 @@
+"""The declared fleet: every document of a source, by address. Built by ``source``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.specs import AnyDocument, Host, Image, Network, Tenant, Vm
+
+_D = TypeVar("_D", Tenant, Network, Vm, Image, Host)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a document was written: file as shown to people, index in the file, first line."""
+
+    file: str
+    index: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One document with its origin."""
+
+    document: AnyDocument
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All documents of a source, keyed by address, in address order.
+
+    ``frozen_tenants`` are tenants in whose files an error stands: their resources come from
+    the last good content and none of them may be deleted (DESIGN.md, bad files).
+    """
+
+    tenants: Mapping[ResourceAddress, Tenant]
+    networks: Mapping[ResourceAddress, Network]
+    vms: Mapping[ResourceAddress, Vm]
+    images: Mapping[ResourceAddress, Image]
+    hosts: Mapping[ResourceAddress, Host]
+    frozen_tenants: frozenset[str] = field(default_factory=frozenset)
+
+    def __len__(self) -> int:
+        """Number of resources declared."""
+        return sum(
+            len(part) for part in (self.tenants, self.networks, self.vms, self.images, self.hosts)
+        )
+
+    @staticmethod
+    def of(
+        documents: Iterable[AnyDocument], *, frozen_tenants: frozenset[str] = frozenset()
+    ) -> Fleet:
+        """Group documents by kind; the caller has made sure that addresses are unique."""
+        ordered = sorted(documents, key=lambda document: document.address)
+        return Fleet(
+            tenants=_only(ordered, Tenant),
+            networks=_only(ordered, Network),
+            vms=_only(ordered, Vm),
+            images=_only(ordered, Image),
+            hosts=_only(ordered, Host),
+            frozen_tenants=frozen_tenants,
+        )
+
+
+def _only(documents: Iterable[AnyDocument], kind: type[_D]) -> Mapping[ResourceAddress, _D]:
+    return MappingProxyType({d.address: d for d in documents if isinstance(d, kind)})

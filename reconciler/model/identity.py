@@ -1,0 +1,93 @@
+"""Identity is derived, not drawn: uid, names, MACs and addresses follow from a keyed hash.
+
+Law 4 of the design: uid = keyed hash of (host secret, owner, incarnation); everything else
+follows from the uid, so a plan can show it before anything exists. Collisions are resolved
+by the caller walking the candidate sequences below in order, which is deterministic.
+Pure: hashing only. Called by ``planning.resolve``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
+
+UID_HEX_DIGITS = 32
+TAP_PREFIX = "mt"
+# Own unix users of VMs: clear of system users (<1000), people (1000-59999), systemd's
+# DynamicUser (61184-65519), nobody (65534), subordinate ids (100000-165535 and up by 65536
+# as shadow's login.defs hands them out) and container hosts' usual 1000000 base.
+UNIX_ID_FIRST = 2_000_000_000
+UNIX_ID_COUNT = 100_000_000
+ZONE_BITS = 31
+RESERVED_INTERFACE_IDS = frozenset({0x0, 0x1, 0x2, 0x10, 0x11, 0x12})
+_LOCAL_UNICAST = 0x02
+
+
+def derive_uid(secret: bytes, *, owner: str, incarnation: int) -> str:
+    """128 bits in hex for ``owner`` (an address, or ``vm/…#network`` for an interface)."""
+    message = f"{owner}\0{incarnation}".encode()
+    return hashlib.blake2b(message, key=secret, digest_size=UID_HEX_DIGITS // 2).hexdigest()
+
+
+def _number(uid: str, *, purpose: str, attempt: int) -> int:
+    message = f"{purpose}\0{attempt}\0{uid}".encode()
+    return int.from_bytes(hashlib.blake2b(message, digest_size=16).digest(), "big")
+
+
+def tap_names(uid: str) -> Iterator[str]:
+    """Candidate link names of 14 characters (the kernel allows 15: IFNAMSIZ - 1)."""
+    for attempt in range(256):
+        yield f"{TAP_PREFIX}{_number(uid, purpose='tap', attempt=attempt) % 16**12:012x}"
+
+
+def mac_addresses(uid: str) -> Iterator[str]:
+    """Candidate MACs, locally administered and unicast (IEEE 802c: second bit set, first clear)."""
+    for attempt in range(256):
+        octets = list(_number(uid, purpose="mac", attempt=attempt).to_bytes(16, "big")[:6])
+        octets[0] = (octets[0] & 0xFC) | _LOCAL_UNICAST
+        yield ":".join(f"{octet:02x}" for octet in octets)
+
+
+def unix_ids(uid: str) -> Iterator[str]:
+    """Candidate unix user ids (decimal text) of a VM."""
+    for attempt in range(4096):
+        yield str(UNIX_ID_FIRST + _number(uid, purpose="unix", attempt=attempt) % UNIX_ID_COUNT)
+
+
+def zones(uid: str) -> Iterator[str]:
+    """Candidate firewall zone numbers (decimal text, never 0) of a network."""
+    for attempt in range(4096):
+        yield str(1 + _number(uid, purpose="zone", attempt=attempt) % (2**ZONE_BITS - 1))
+
+
+def addresses_within(uid: str, prefix: IPv6Network) -> Iterator[IPv6Address]:
+    """Candidate host addresses in a /64: stable and opaque, in the spirit of RFC 7217."""
+    size = prefix.num_addresses
+    for attempt in range(4096):
+        interface_id = _number(uid, purpose="iid", attempt=attempt) % size
+        if interface_id not in RESERVED_INTERFACE_IDS:
+            yield prefix[interface_id]
+
+
+def subnets_within(uid: str, pool: IPv6Network, new_prefix: int) -> Iterator[IPv6Network]:
+    """Every subnet of ``pool`` of length ``new_prefix``, from a start that follows from uid."""
+    count = 2 ** (new_prefix - pool.prefixlen)
+    start = _number(uid, purpose="subnet", attempt=0) % count
+    base = int(pool.network_address)
+    shift = 128 - new_prefix
+    for step in range(count):
+        yield IPv6Network((base + (((start + step) % count) << shift), new_prefix))
+
+
+def default_pool(secret: bytes) -> IPv6Network:
+    """This host's own ULA /32 (RFC 4193, fd00::/8) when no Host document names a pool."""
+    digest = hashlib.blake2b(b"pool", key=secret, digest_size=3).digest()
+    return IPv6Network((int.from_bytes(b"\xfd" + digest, "big") << 96, 32))
+
+
+def link_local_of(mac: str) -> IPv6Address:
+    """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
+    octets = bytes(int(part, 16) for part in mac.split(":"))
+    flipped = bytes([octets[0] ^ 0x02, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
+    return IPv6Address(b"\xfe\x80" + bytes(6) + flipped)

@@ -1,0 +1,95 @@
+"""The ledger: who holds which identity, name, number and address on this host, and held it.
+
+Read from the state database, handed to planning as data, extended by planning with what a
+plan needs; recorded before the first action of the plan (law 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reconciler.model.addresses import ResourceAddress
+
+AllocationKind = Literal["prefix", "address", "mac", "tap", "zone", "unix-id"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Allocation:
+    """``owner`` (a uid) holds ``value`` in the namespace ``kind``; unique by (kind, value)."""
+
+    kind: AllocationKind
+    value: str
+    owner: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
+class Managed:
+    """A resource the ledger knows as alive: what was last applied for it.
+
+    ``generation`` counts changes of its spec, ``observed_generation`` is the last one that
+    was verified in the world.
+    """
+
+    address: ResourceAddress
+    uid: str
+    incarnation: int
+    spec: Mapping[str, Any]
+    spec_hash: str
+    generation: int
+    observed_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmRecord:
+    """What the state remembers of a VM between runs.
+
+    ``intent``: ``started`` once a start was journalled, ``stopped`` after a declared stop,
+    ``completed`` or ``failed`` by the power × restart table. ``boot_id`` of the host at the
+    last start; ``last_start_s`` in seconds since the Unix epoch; ``restarts`` in a row since
+    the VM last ran for a while; ``generation`` the spec generation the verdict was for.
+    """
+
+    uid: str
+    intent: Literal["started", "stopped", "completed", "failed"]
+    boot_id: str
+    last_start_s: float
+    restarts: int
+    generation: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator's imperative act that outlasts a pass; shown by every plan."""
+
+    address: ResourceAddress
+    owner: str
+    reason: str
+    since_s: float
+    spec_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Everything planning needs from the state database, as of one moment.
+
+    ``secret``: the host's key of identity. ``incarnations``: last incarnation ever used per
+    address. ``taken``: owner uid per (kind, value), quarantined values included.
+    ``held``: live allocations per owner uid. ``firewall``: (template digest, listing digest)
+    of the rules as they read right after we last loaded them. ``now_s``: the moment, in
+    seconds since the Unix epoch, so that planning needs no clock.
+    """
+
+    secret: bytes
+    incarnations: Mapping[str, int]
+    managed: Mapping[ResourceAddress, Managed]
+    taken: Mapping[tuple[str, str], str]
+    held: Mapping[str, tuple[Allocation, ...]]
+    vms: Mapping[str, VmRecord]
+    holds: Mapping[ResourceAddress, Hold]
+    firewall: tuple[str, str] | None
+    sysctls_before: Mapping[str, str]
+    now_s: float

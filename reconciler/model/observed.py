@@ -1,0 +1,128 @@
+"""What was seen of the world in one observation; a part that could not be seen is Unknown.
+
+Filled by ``network`` and ``hypervisors``; read by planning. Law 1: an Unknown never leads
+to a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reconciler.model.firewall import Element
+from reconciler.model.resolved import LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Could not be observed; ``reason`` says why, for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TapState:
+    """One of our links. ``attached``: a VMM has its queue open (the link has carrier).
+
+    ``gateway``: fe80::1/64 is there and usable. ``routes``: destinations of its /128 routes.
+    ``neighbours``: permanent entries as (address, MAC). ``sysctls``: per-link values we
+    manage, by short name (``accept_ra``).
+    """
+
+    name: str
+    alias: str
+    up: bool
+    attached: bool
+    mtu: int
+    gateway: bool
+    routes: frozenset[str]
+    neighbours: frozenset[tuple[str, str]]
+    sysctls: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallState:
+    """Our nftables table. ``template``: digest of the rules this version would load;
+    ``listing``: digest of the rules that are there, None when the table is absent;
+    ``elements``: every element of our sets and maps.
+    """
+
+    template: str
+    listing: str | None
+    elements: frozenset[Element]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkState:
+    """The kernel's network as far as it concerns us.
+
+    ``taps``: links that carry our alias, by name. ``foreign``: names of all other links.
+    ``sysctls``: host-wide keys we manage, by full path (``net.ipv6.conf.all.forwarding``).
+    ``learned_uplinks``: links holding a default route learned by router advertisement.
+    ``wanted_sysctls``: what this version wants in this namespace, given those uplinks.
+    """
+
+    taps: Mapping[str, TapState]
+    foreign: frozenset[str]
+    sysctls: Mapping[str, str]
+    wanted_sysctls: Mapping[str, str]
+    learned_uplinks: tuple[str, ...]
+    firewall: FirewallState
+
+
+class VmPhase(StrEnum):
+    """What a VM's process is found doing.
+
+    ``held``: started, but its CPUs not yet released (a start was interrupted).
+    ``off``: the guest powered itself off, the VMM waits. ``panicked``: the guest crashed,
+    the VMM waits. ``dead``: run folder there, VMM proved gone.
+    """
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    HELD = "held"
+    OFF = "off"
+    PANICKED = "panicked"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class VmState:
+    """A VM found in the run folder. ``launch`` is what its VMM was started with."""
+
+    uid: str
+    phase: VmPhase
+    launch: LaunchSpec
+    pid: int | None
+    boot_id: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """An image as found on disk: absolute paths and the digests of the files' content.
+
+    ``problem`` is set, and the rest empty, when it cannot be used.
+    """
+
+    kernel: str = ""
+    kernel_sha256: str = ""
+    initrd: str = ""
+    initrd_sha256: str = ""
+    cmdline: str = ""
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One observation of the host. ``vms`` by uid; a uid missing there is proved absent,
+    unless ``unlisted`` says that the run folder itself could not be read.
+    """
+
+    boot_id: str
+    network: NetworkState | Unknown
+    vms: Mapping[str, VmState | Unknown]
+    images: Mapping[str, ImageFacts]
+    unlisted: str = ""

@@ -1,0 +1,137 @@
+"""The desired state with nothing left open: identities, addresses, images, host parameters.
+
+Made by ``planning.resolve`` from a Fleet and the ledger; compared with what is observed;
+handed to ``network`` and ``hypervisors`` inside plan steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reconciler.model.addresses import ResourceAddress
+
+GATEWAY = "fe80::1"
+MTU = 1500
+ALIAS_PREFIX = "metald "
+
+
+def link_alias(owner: str, uid: str) -> str:
+    """Alias of a tap: ``metald vm/acme/web-1#front UID`` (under IFALIASZ, 256 bytes)."""
+    return f"{ALIAS_PREFIX}{owner} {uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One VM interface as the host's kernel holds it (routed mode).
+
+    ``tap``: link name; ``alias``: who it belongs to, in full; ``zone``: the network's number
+    in the firewall; ``addresses``: the guest's addresses, each with a /128 route and a
+    permanent neighbour; ``link_local``: the guest's one EUI-64 link-local address.
+    """
+
+    tap: str
+    alias: str
+    vm: ResourceAddress
+    mac: str
+    zone: int
+    addresses: tuple[str, ...]
+    link_local: str
+    mtu: int = MTU
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInterface:
+    """What the hypervisor and the guest need to know of an interface."""
+
+    network: str
+    tap: str
+    mac: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """Verified boot files: absolute paths and the sha256 the spec or the build pinned."""
+
+    kernel: str
+    kernel_sha256: str
+    initrd: str
+    initrd_sha256: str
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """Everything a VMM is started with; a difference in any field needs a new VMM process.
+
+    ``uid`` the VM's identity, ``unix_id`` its own unix user and group, ``memory_bytes`` its
+    memory, ``machine`` auto, q35 or microvm, ``boot`` None only for ``simulated``.
+    """
+
+    vm: ResourceAddress
+    uid: str
+    unix_id: int
+    hypervisor: str
+    machine: str
+    vcpus: int
+    memory_bytes: int
+    boot: BootFiles | None
+    interfaces: tuple[GuestInterface, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, as written into the launch record."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> LaunchSpec:
+        """Inverse of ``to_json``. Raises KeyError or TypeError for foreign data."""
+        boot = data["boot"]
+        interfaces = tuple(
+            GuestInterface(**{**entry, "addresses": tuple(entry["addresses"])})
+            for entry in data["interfaces"]
+        )
+        return LaunchSpec(
+            **{
+                **data,
+                "boot": None if boot is None else BootFiles(**boot),
+                "interfaces": interfaces,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedVm:
+    """A declared VM with its identity, launch parameters and ports."""
+
+    address: ResourceAddress
+    uid: str
+    incarnation: int
+    launch: LaunchSpec
+    ports: tuple[Port, ...]
+    power: str
+    restart: str
+    protect: bool
+    spec: Mapping[str, Any]
+    spec_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRecord:
+    """A declared tenant, network, image or host: known to the ledger, without a process."""
+
+    address: ResourceAddress
+    uid: str
+    incarnation: int
+    spec: Mapping[str, Any]
+    spec_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedFleet:
+    """The whole desired state of this host."""
+
+    records: Mapping[ResourceAddress, ResolvedRecord]
+    vms: Mapping[ResourceAddress, ResolvedVm]
+    frozen_tenants: frozenset[str]

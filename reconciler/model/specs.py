@@ -1,0 +1,276 @@
+"""The spec kinds of ``metald/v1`` as operators write them; frozen pydantic, unknown keys refused.
+
+``source`` builds them from YAML, ``planning.resolve`` fills what they leave open. Field
+meanings are the descriptions below; the published JSON Schemas are generated from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv6Address, IPv6Network
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from reconciler.model.addresses import (
+    NAME_PATTERN,
+    ResourceAddress,
+    host_address,
+    image_address,
+    network_address,
+    tenant_address,
+    vm_address,
+)
+from reconciler.model.quantities import Size
+
+API_VERSION = "metald/v1"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+_LABEL_KEY = re.compile(r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")
+_LABEL_VALUE_MAX = 63
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, description="RFC 1123 label")]
+Auto = Literal["auto"]
+Power = Literal["running", "paused", "stopped"]
+Restart = Literal["always", "on-failure", "never"]
+HypervisorName = Literal["qemu", "simulated"]
+Machine = Literal["auto", "q35", "microvm"]
+
+
+def _text_only(value: object) -> object:
+    # ipaddress takes whole numbers too; a spec that says 5 is a mistake, not an address.
+    if not isinstance(value, str):
+        raise ValueError("write it as text, like fd20:acde::/48 or auto")
+    return value
+
+
+Address6 = Annotated[IPv6Address, BeforeValidator(_text_only)]
+Prefix6 = Annotated[IPv6Network, BeforeValidator(_text_only)]
+
+
+def _checked_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in labels.items():
+        if not _LABEL_KEY.match(key):
+            raise ValueError(f"label key {key!r} is not lower-case letters, digits, . _ / -")
+        if len(value) > _LABEL_VALUE_MAX:
+            raise ValueError(f"label {key!r} is longer than {_LABEL_VALUE_MAX} characters")
+    return labels
+
+
+class SpecModel(BaseModel):
+    """Base of every spec type: immutable, camelCase keys, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=False
+    )
+
+
+class Metadata(SpecModel):
+    """Name and labels of a resource that belongs to no tenant."""
+
+    name: Name
+    labels: Annotated[Mapping[str, str], AfterValidator(_checked_labels)] = Field(
+        default_factory=dict
+    )
+
+
+class TenantedMetadata(Metadata):
+    """Name, labels and tenant of a resource that belongs to a tenant."""
+
+    tenant: Name
+
+
+class Quota(SpecModel):
+    """What a tenant may declare in total; an absent field means no limit."""
+
+    vms: int | None = Field(default=None, ge=0)
+    vcpus: int | None = Field(default=None, ge=0)
+    memory: Size | None = None
+    networks: int | None = Field(default=None, ge=0)
+
+
+class TenantSpec(SpecModel):
+    """A tenant's address space and quota."""
+
+    prefix: Prefix6 | Auto = Field(
+        default="auto", description="/48 to /56 for the tenant, or auto: allocated once and kept"
+    )
+    quota: Quota = Quota()
+
+
+class NetworkSpec(SpecModel):
+    """One /64 of a tenant; the VMs in it reach each other and nobody else."""
+
+    prefix: Prefix6 | Auto = Field(
+        default="auto", description="a /64 inside the tenant's prefix, or auto"
+    )
+    mode: Literal["routed"] = "routed"
+    security: Literal["high"] = "high"
+    egress: Literal["tenant"] = "tenant"
+
+
+class Boot(SpecModel):
+    """What a VM boots: an Image by name, or kernel and initrd given here by absolute path."""
+
+    image: Name | None = None
+    kernel: str | None = None
+    initrd: str | None = None
+    cmdline: str = ""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Boot:
+        if (self.image is None) == (self.kernel is None):
+            raise ValueError("give either image or kernel (with initrd)")
+        if self.image is not None and self.initrd is not None:
+            raise ValueError("initrd goes with kernel; an image brings its own")
+        return self
+
+
+class Interface(SpecModel):
+    """One network interface of a VM."""
+
+    network: Name = Field(description="a Network of the same tenant")
+    address: Address6 | Auto = Field(
+        default="auto", description="an address inside the network's prefix, or auto"
+    )
+
+
+class VmSpec(SpecModel):
+    """One virtual machine."""
+
+    hypervisor: HypervisorName = "qemu"
+    machine: Machine = Field(
+        default="auto", description="auto: q35 under emulation, microvm under KVM"
+    )
+    vcpus: int = Field(default=1, ge=1, le=288)
+    memory: Size = Field(default=512 * 2**20)
+    boot: Boot | None = None
+    interfaces: tuple[Interface, ...] = Field(default=(), max_length=8)
+    power: Power = "running"
+    restart: Restart = "always"
+    protect: bool = Field(default=False, description="true: no plan may destroy or replace it")
+
+    @model_validator(mode="after")
+    def _bootable(self) -> VmSpec:
+        if self.boot is None and self.hypervisor != "simulated":
+            raise ValueError("boot is needed: name an image, like boot: {image: minimal}")
+        names = [interface.network for interface in self.interfaces]
+        if len(set(names)) != len(names):
+            raise ValueError("two interfaces in the same network")
+        return self
+
+
+class ImageFile(SpecModel):
+    """One file of an image, pinned by its digest."""
+
+    path: str = Field(description="absolute, or relative to the file that declares the image")
+    sha256: str = Field(pattern=SHA256_PATTERN)
+
+
+class ImageSpec(SpecModel):
+    """A kernel and an initial ramdisk with their digests."""
+
+    kernel: ImageFile
+    initrd: ImageFile | None = None
+    cmdline: str = ""
+
+
+class HostSpec(SpecModel):
+    """This host's own settings; at most one Host document per fleet."""
+
+    prefix_pool: Prefix6 | None = Field(
+        default=None,
+        description="where `auto` tenant prefixes come from; default: a ULA /32 of this host",
+    )
+
+
+class Document(SpecModel):
+    """What every document has in common."""
+
+    api_version: Literal["metald/v1"]
+
+    @property
+    def address(self) -> ResourceAddress:
+        """The resource this document declares."""
+        raise NotImplementedError
+
+
+class Tenant(Document):
+    """``kind: Tenant``."""
+
+    kind: Literal["Tenant"]
+    metadata: Metadata
+    spec: TenantSpec = TenantSpec()
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``tenant/NAME``."""
+        return tenant_address(self.metadata.name)
+
+
+class Network(Document):
+    """``kind: Network``."""
+
+    kind: Literal["Network"]
+    metadata: TenantedMetadata
+    spec: NetworkSpec = NetworkSpec()
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``network/TENANT/NAME``."""
+        return network_address(self.metadata.tenant, self.metadata.name)
+
+
+class Vm(Document):
+    """``kind: VM``."""
+
+    kind: Literal["VM"]
+    metadata: TenantedMetadata
+    spec: VmSpec
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``vm/TENANT/NAME``."""
+        return vm_address(self.metadata.tenant, self.metadata.name)
+
+
+class Image(Document):
+    """``kind: Image``."""
+
+    kind: Literal["Image"]
+    metadata: Metadata
+    spec: ImageSpec
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``image/NAME``."""
+        return image_address(self.metadata.name)
+
+
+class Host(Document):
+    """``kind: Host``."""
+
+    kind: Literal["Host"]
+    metadata: Metadata
+    spec: HostSpec = HostSpec()
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``host/NAME``."""
+        return host_address(self.metadata.name)
+
+
+AnyDocument = Tenant | Network | Vm | Image | Host
+KINDS: Mapping[str, type[AnyDocument]] = {
+    "Tenant": Tenant,
+    "Network": Network,
+    "VM": Vm,
+    "Image": Image,
+    "Host": Host,
+}
+
+
+def dump_spec(document: AnyDocument) -> dict[str, Any]:
+    """The document's spec as JSON data with camelCase keys and every default filled in."""
+    return document.spec.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,106 @@
+"""Resources that are on record, or found on the host, and no longer declared.
+
+Deletion order: VMs, then networks, then tenants, images and hosts. Only what the ledger
+knows, or what proves by its uid to be ours, is ever removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
+from reconciler.model.ledger import Managed
+from reconciler.model.observed import NetworkState, Unknown, VmState
+from reconciler.model.plan import Change, FieldChange, Retire, StopVm
+from reconciler.planning.draft import Draft, Inputs
+from reconciler.planning.fields import shown
+from reconciler.planning.ownership import is_ours
+from reconciler.planning.ports import drop_ports
+from reconciler.planning.recorded import recorded_ports
+
+_DELETION_ORDER = {"vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4}
+
+
+def compare_gone(
+    draft: Draft,
+    inputs: Inputs,
+    network: NetworkState,
+    gone: Iterable[ResourceAddress],
+    frozen_tenants: frozenset[str],
+) -> None:
+    """Plan the deletion of ``gone`` (managed addresses), each after what depends on it."""
+    ends: list[str] = []
+    ordered = sorted(gone, key=lambda address: (_DELETION_ORDER[kind_of(address)], address))
+    kept: set[str] = set()
+    for address in ordered:
+        managed = inputs.ledger.managed[address]
+        tenant = tenant_of(address)
+        if tenant in frozen_tenants or tenant in kept:
+            draft.warnings.append(f"{address} is not deleted: a file of tenant {tenant} is broken")
+            continue
+        if managed.spec.get("protect"):
+            draft.refused.append((address, "protect: true forbids destroying it"))
+            kept.add(tenant)
+            continue
+        before = tuple(ends)
+        if kind_of(address) == "vm":
+            keys = _delete_vm(draft, inputs, network, managed)
+            if keys is None:
+                kept.add(tenant)
+                continue
+            before = keys
+        ends.append(_retire(draft, managed, before=before))
+
+
+def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
+    key = draft.step(
+        f"{managed.address}:retire", managed.address, Retire(managed.uid), after=before
+    )
+    fields = tuple(
+        FieldChange(change.path, change.after, None) for change in shown(managed.spec, path="spec")
+    )
+    reason = "no longer declared"
+    draft.changes.append(Change(managed.address, "delete", "destroy", fields, reason))
+    return key
+
+
+def _delete_vm(
+    draft: Draft, inputs: Inputs, network: NetworkState, managed: Managed
+) -> tuple[str, ...] | None:
+    """Steps that end a VM; returns what its retirement waits for, None when it is unknown."""
+    state = inputs.observed.vms.get(managed.uid)
+    if isinstance(state, Unknown):
+        draft.blocked.append((managed.address, state.reason))
+        return None
+    stop = f"{managed.address}:stop"
+    if state is not None:
+        operation = StopVm(managed.uid, state.launch.hypervisor, graceful=True, verdict="deleted")
+        draft.step(stop, managed.address, operation)
+    ports = recorded_ports(managed)
+    return (stop, *drop_ports(draft, network, ports, after=(stop,)))
+
+
+def remove_stray_vms(
+    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress, known: set[str]
+) -> set[str]:
+    """Stop VMs of ours that no record accounts for; returns the taps left to strangers."""
+    spared: set[str] = set()
+    for uid, state in sorted(inputs.observed.vms.items()):
+        if uid in known:
+            continue
+        if isinstance(state, Unknown):
+            draft.blocked.append((host, f"VM folder {uid}: {state.reason}"))
+        elif is_ours(inputs.ledger, state.launch.vm, uid):
+            _remove_stray(draft, state, host)
+        else:
+            spared.update(entry.tap for entry in state.launch.interfaces)
+            draft.warnings.append(f"VM {uid} is not of this state folder; left alone")
+    return spared
+
+
+def _remove_stray(draft: Draft, state: VmState, host: ResourceAddress) -> None:
+    stop = StopVm(state.uid, state.launch.hypervisor, graceful=False, verdict="deleted")
+    draft.step(f"host:stray:{state.uid}", host, stop)
+    fields = (FieldChange(f"vms.{state.uid}", state.phase.value, None),)
+    reason = f"left over from an earlier {state.launch.vm}: no record accounts for it"
+    draft.changes.append(Change(host, "update", "none", fields, reason))

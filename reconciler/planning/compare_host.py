@@ -1,0 +1,132 @@
+"""Host-wide state: sysctls, our firewall table, and what of ours belongs to nobody.
+
+Sysctls and rules are resources like any other: planned, shown, observed again.
+"""
+
+from __future__ import annotations
+
+from reconciler.model.addresses import ResourceAddress, host_address
+from reconciler.model.firewall import Element
+from reconciler.model.observed import NetworkState, TapState
+from reconciler.model.plan import (
+    Change,
+    ChangeElements,
+    FieldChange,
+    LoadFirewall,
+    RemoveFirewall,
+    RemoveTap,
+    RestoreSysctls,
+    SetSysctls,
+)
+from reconciler.model.resolved import ALIAS_PREFIX, ResolvedFleet
+from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft, Inputs
+from reconciler.planning.ownership import is_ours
+
+LOCAL_HOST = host_address("local")
+
+
+def host_of(fleet: ResolvedFleet) -> ResourceAddress:
+    """The declared Host, or ``host/local`` when none is declared."""
+    hosts = (address for address in fleet.records if address.startswith("host/"))
+    return next(hosts, LOCAL_HOST)
+
+
+def compare_host(draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress) -> None:
+    """Bring sysctls and rules to what this version wants on a host that has VMs."""
+    fields = [*_sysctls(draft, network, host), *_rules(draft, inputs, network, host)]
+    if fields:
+        created = network.firewall.listing is None
+        reason = "the host is prepared for VMs" if created else "drift: the host was changed"
+        draft.changes.append(
+            Change(host, "create" if created else "update", "none", tuple(fields), reason)
+        )
+
+
+def _sysctls(draft: Draft, network: NetworkState, host: ResourceAddress) -> list[FieldChange]:
+    wrong = tuple(
+        (key, value)
+        for key, value in network.wanted_sysctls.items()
+        if network.sysctls.get(key) != value
+    )
+    if wrong:
+        draft.step(SYSCTLS, host, SetSysctls(wrong))
+    return [FieldChange(f"sysctls.{k}", network.sysctls.get(k), value) for k, value in wrong]
+
+
+def _rules(
+    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
+) -> list[FieldChange]:
+    firewall = network.firewall
+    if inputs.ledger.firewall == (firewall.template, firewall.listing):
+        return []
+    draft.step(FIREWALL, host, LoadFirewall(firewall.template))
+    return [FieldChange("firewall.rules", firewall.listing, f"template {firewall.template}")]
+
+
+def remove_orphans(
+    draft: Draft,
+    inputs: Inputs,
+    network: NetworkState,
+    expected: tuple[frozenset[str], frozenset[Element]],
+    host: ResourceAddress,
+) -> None:
+    """Remove links and elements that are provably ours and that no VM accounts for.
+
+    ``expected``: taps and elements that desired, leaving or unknown VMs account for.
+    """
+    taps, elements = expected
+    orphans = [state for name, state in sorted(network.taps.items()) if name not in taps]
+    ours = [state for state in orphans if is_ours(inputs.ledger, *_alias_parts(state))]
+    foreign = {state.name for state in orphans} - {state.name for state in ours}
+    draft.warnings.extend(
+        f"link {name} carries metald's alias but is not of this state folder; left alone"
+        for name in sorted(foreign)
+    )
+    # A kill between creating a link and naming it leaves one without alias: its name, which
+    # only our ledger ever held, is the proof then.
+    nameless = [
+        name for name in sorted(network.foreign - taps) if ("tap", name) in inputs.ledger.taken
+    ]
+    links = [*((state.name, state.alias) for state in ours), *((name, "") for name in nameless)]
+    keys = tuple(
+        draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links
+    )
+    stale = frozenset(
+        element
+        for element in network.firewall.elements - elements
+        if not foreign.intersection(element.key)
+    )
+    if stale:
+        draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
+    fields = [FieldChange(f"links.{name}", alias, None) for name, alias in links]
+    if stale:
+        fields.append(FieldChange("firewall.elements", f"{len(stale)} stale", None))
+    if fields:
+        reason = "left over: no VM accounts for it"
+        draft.changes.append(Change(host, "update", "none", tuple(fields), reason))
+
+
+def _alias_parts(state: TapState) -> tuple[str, str]:
+    """(owner, uid) written in a link's alias; empty strings when it reads differently."""
+    words = state.alias.removeprefix(ALIAS_PREFIX).split(" ")
+    return (words[0], words[1]) if len(words) == 2 else ("", "")  # noqa: PLR2004
+
+
+def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
+    """Remove our table and restore sysctls, after everything else; nothing is managed then."""
+    before = tuple(draft.steps)
+    fields = []
+    if network.firewall.listing is not None:
+        draft.step("host:unload", LOCAL_HOST, RemoveFirewall(), after=before)
+        fields.append(FieldChange("firewall.rules", network.firewall.listing, None))
+    restore = tuple(
+        (key, value)
+        for key, value in inputs.ledger.sysctls_before.items()
+        if network.sysctls.get(key) not in (None, value)
+    )
+    if restore:
+        draft.step("host:restore", LOCAL_HOST, RestoreSysctls(restore), after=before)
+    fields += [FieldChange(f"sysctls.{k}", network.sysctls.get(k), value) for k, value in restore]
+    if fields:
+        reason = "nothing is managed any more"
+        draft.changes.append(Change(LOCAL_HOST, "delete", "none", tuple(fields), reason))

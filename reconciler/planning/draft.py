@@ -1,0 +1,96 @@
+"""A plan being written: changes, steps and what else the comparisons find, in one place.
+
+Mutable, local to one `planning.plan` call; `finish` freezes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.firewall import Element
+from reconciler.model.ledger import Allocation, Ledger
+from reconciler.model.observed import Observed
+from reconciler.model.plan import Change, Operation, Recovery, Registration, Step
+
+SYSCTLS = "host:sysctls"
+FIREWALL = "host:firewall"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What every comparison looks at. ``only``: restrict to these resources, None is all."""
+
+    ledger: Ledger
+    observed: Observed
+    only: frozenset[ResourceAddress] | None = None
+
+    def selected(self, address: ResourceAddress) -> bool:
+        """The resource takes part in this plan."""
+        return self.only is None or address in self.only
+
+
+@dataclass(slots=True)
+class Draft:
+    """Collects one plan.
+
+    ``wanted_elements``: firewall elements of every declared port. ``freed``: addresses whose
+    old tap goes away in this plan, with the key of the step that removes it.
+    """
+
+    wanted_elements: frozenset[Element] = frozenset()
+
+    changes: list[Change] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+    steps: dict[str, Step] = field(default_factory=dict)
+    registrations: list[Registration] = field(default_factory=list)
+    allocations: list[Allocation] = field(default_factory=list)
+    releases: list[Allocation] = field(default_factory=list)
+    blocked: list[tuple[ResourceAddress, str]] = field(default_factory=list)
+    refused: list[tuple[ResourceAddress, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    freed: dict[str, str] = field(default_factory=dict)
+
+    def step(
+        self,
+        key: str,
+        resource: ResourceAddress,
+        operation: Operation,
+        *,
+        after: tuple[str, ...] = (),
+    ) -> str:
+        """Add a step and return its key; ``after`` may name steps that do not exist."""
+        self.steps[key] = Step(key, resource, operation, after)
+        return key
+
+    def ordered_steps(self) -> tuple[Step, ...]:
+        """All steps, each with only such predecessors as exist, in a valid order."""
+        known = self.steps
+        trimmed = {
+            key: Step(
+                key, step.resource, step.operation, tuple(k for k in step.after if k in known)
+            )
+            for key, step in known.items()
+        }
+        return _topological(trimmed)
+
+
+def _topological(steps: dict[str, Step]) -> tuple[Step, ...]:
+    """Kahn's algorithm; ties keep the order of insertion, so the result is deterministic."""
+    waiting = {key: len(step.after) for key, step in steps.items()}
+    followers: dict[str, list[str]] = {}
+    for step in steps.values():
+        for before in step.after:
+            followers.setdefault(before, []).append(step.key)
+    ready = [key for key, count in waiting.items() if count == 0]
+    ordered: list[Step] = []
+    for key in ready:
+        ordered.append(steps[key])
+        for follower in followers.get(key, ()):
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                ready.append(follower)
+    if len(ordered) != len(steps):
+        stuck = sorted(key for key, count in waiting.items() if count)
+        raise AssertionError(f"steps wait for each other: {stuck}")
+    return tuple(ordered)

@@ -1,0 +1,56 @@
+"""Field-level differences between two specs, as dotted paths an operator knows.
+
+List entries are told apart by their `network` or `name`, so that inserting one interface
+does not look like changing all that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reconciler.model.plan import FieldChange
+
+_ENTRY_KEYS = ("network", "name")
+
+
+def flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, scalar or list of scalars) pairs of nested JSON data."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from flatten(entry, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
+        for index, entry in enumerate(value):
+            yield from flatten(entry, f"{path}[{_entry_name(entry, index)}]")
+    else:
+        yield path, list(value) if isinstance(value, tuple) else value
+
+
+def _entry_name(entry: Any, index: int) -> str:
+    if isinstance(entry, Mapping):
+        for key in _ENTRY_KEYS:
+            if key in entry:
+                return str(entry[key])
+    return str(index)
+
+
+def differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, path: str
+) -> tuple[FieldChange, ...]:
+    """Every field whose value differs, in path order; an absent side is None."""
+    old = dict(flatten(before, path))
+    new = dict(flatten(after, path))
+    return tuple(
+        FieldChange(key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )
+
+
+def shown(spec: Mapping[str, Any], *, path: str) -> tuple[FieldChange, ...]:
+    """Every set field of a new resource, as changes from nothing."""
+    return tuple(
+        FieldChange(key, None, value)
+        for key, value in sorted(flatten(spec, path))
+        if value not in (None, [], {}, "")
+    )

@@ -1,0 +1,118 @@
+"""A VM's ports against the kernel: which steps bring them about, which take them away.
+
+Order is part of isolation (law 6): firewall elements before the tap goes up, and until the
+tap is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.model.firewall import Element, port_elements
+from reconciler.model.observed import NetworkState, TapState
+from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
+from reconciler.model.resolved import LaunchSpec, Port
+from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
+
+TAP_SYSCTLS: Mapping[str, int] = {
+    "accept_ra": 0,
+    "accept_redirects": 0,
+    "accept_source_route": 0,
+    "addr_gen_mode": 1,
+    "proxy_ndp": 0,
+}
+
+
+def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
+    """How a tap differs from its port; an absent tap is one difference."""
+    path = f"status.taps.{port.tap}"
+    if state is None:
+        return (FieldChange(path, None, "present"),)
+    addresses = frozenset((*port.addresses, port.link_local))
+    wanted: tuple[tuple[str, Any, Any], ...] = (
+        ("alias", state.alias, port.alias),
+        ("up", state.up, True),
+        ("mtu", state.mtu, port.mtu),
+        ("gateway", state.gateway, True),
+        ("routes", sorted(state.routes), sorted(port.addresses)),
+        (
+            "neighbours",
+            sorted(" ".join(pair) for pair in state.neighbours),
+            sorted(f"{address} {port.mac}" for address in addresses),
+        ),
+        *(
+            (f"sysctls.{key}", state.sysctls.get(key), value)
+            for key, value in TAP_SYSCTLS.items()
+        ),
+    )
+    return tuple(
+        FieldChange(f"{path}.{name}", found, want) for name, found, want in wanted if found != want
+    )
+
+
+def raise_ports(
+    draft: Draft, network: NetworkState, ports: tuple[Port, ...], live: LaunchSpec | None
+) -> list[FieldChange]:
+    """Plan what the ports lack. ``live``: the VM's VMM keeps running and holds their queues."""
+    changes: list[FieldChange] = []
+    for port in ports:
+        missing = port_elements(port) - network.firewall.elements
+        state = network.taps.get(port.tap)
+        tap_changes = list(port_differences(port, state))
+        attach = live is not None and (state is None or not state.attached)
+        if attach and state is not None:
+            tap_changes.append(FieldChange(f"status.taps.{port.tap}.attached", False, True))
+        if missing:
+            tap_changes.append(FieldChange(f"status.taps.{port.tap}.firewall", "incomplete", "bound"))
+            _bind(draft, port, missing)
+        if attach and live is not None:
+            draft.step(
+                _key(port, "attach"), port.vm, AttachTap(live, port.tap),
+                after=(FIREWALL, _key(port, "bind")),
+            )  # fmt: skip
+        if tap_changes and (state is None or attach or port_differences(port, state)):
+            draft.step(_key(port, "tap"), port.vm, RaiseTap(port), after=_tap_after(draft, port))
+        changes.extend(tap_changes)
+    return changes
+
+
+def _bind(draft: Draft, port: Port, missing: frozenset[Element]) -> None:
+    operation = ChangeElements(missing, frozenset())
+    draft.step(_key(port, "bind"), port.vm, operation, after=(FIREWALL,))
+
+
+def _tap_after(draft: Draft, port: Port) -> tuple[str, ...]:
+    # An address that moves here from another tap: its route must be gone there first.
+    freed = sorted({draft.freed[a] for a in port.addresses if a in draft.freed})
+    return (SYSCTLS, FIREWALL, _key(port, "bind"), _key(port, "attach"), *freed)
+
+
+def drop_ports(
+    draft: Draft, network: NetworkState, ports: tuple[Port, ...], *, after: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Plan the removal of ports: the tap first, then its elements. Returns the last keys.
+
+    Elements that another declared port needs too (an address that moves) stay.
+    """
+    last = []
+    for port in ports:
+        untap, unbind = _key(port, "untap"), _key(port, "unbind")
+        if port.tap in network.taps or port.tap in network.foreign:
+            draft.step(untap, port.vm, RemoveTap(port.tap), after=after)
+            draft.freed.update(dict.fromkeys(port.addresses, untap))
+        stale = (port_elements(port) & network.firewall.elements) - draft.wanted_elements
+        if stale:
+            operation = ChangeElements(frozenset(), stale)
+            draft.step(unbind, port.vm, operation, after=(*after, untap))
+        last += [untap, unbind]
+    return tuple(last)
+
+
+def tap_keys(ports: tuple[Port, ...]) -> tuple[str, ...]:
+    """Keys a VM's start waits for: its ports are bound and up."""
+    return tuple(_key(port, what) for port in ports for what in ("bind", "tap"))
+
+
+def _key(port: Port, what: str) -> str:
+    return f"{port.vm}:{what}:{port.tap}"

@@ -1,0 +1,93 @@
+"""VMs as the ledger remembers them: rebuilt without the specs, for acts that have none.
+
+`reboot` and deletions work on what was last applied, not on files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.model import identity
+from reconciler.model.addresses import interface_owner
+from reconciler.model.ledger import Ledger, Managed
+from reconciler.model.quantities import parse_size
+from reconciler.model.resolved import (
+    BootFiles,
+    GuestInterface,
+    LaunchSpec,
+    Port,
+    ResolvedVm,
+    link_alias,
+)
+
+
+def recorded_ports(managed: Managed) -> tuple[Port, ...]:
+    """The ports a VM has by its recorded spec; the alias is left out (see `recorded_vm`)."""
+    return tuple(_port(managed, entry, "") for entry in managed.spec.get("interfaces", ()))
+
+
+def _port(managed: Managed, entry: Mapping[str, Any], alias: str) -> Port:
+    return Port(
+        tap=entry["tap"],
+        alias=alias,
+        vm=managed.address,
+        mac=entry["mac"],
+        zone=int(entry["zone"]),
+        addresses=tuple(entry["addresses"]),
+        link_local=str(identity.link_local_of(entry["mac"])),
+    )
+
+
+def recorded_vm(ledger: Ledger, managed: Managed) -> ResolvedVm:
+    """A VM exactly as it was last applied. Raises StopIteration when it has no unix id."""
+    spec = managed.spec
+    held = ledger.held.get(managed.uid, ())
+    unix_id = next(int(entry.value) for entry in held if entry.kind == "unix-id")
+    return ResolvedVm(
+        managed.address,
+        managed.uid,
+        managed.incarnation,
+        _launch(managed, unix_id),
+        tuple(_full_port(ledger, managed, entry) for entry in spec["interfaces"]),
+        spec["power"],
+        spec["restart"],
+        spec["protect"],
+        spec,
+        managed.spec_hash,
+    )
+
+
+def _full_port(ledger: Ledger, managed: Managed, entry: Mapping[str, Any]) -> Port:
+    owner = interface_owner(managed.address, entry["network"])
+    uid = identity.derive_uid(ledger.secret, owner=owner, incarnation=managed.incarnation)
+    return _port(managed, entry, link_alias(owner, uid))
+
+
+def _launch(managed: Managed, unix_id: int) -> LaunchSpec:
+    spec = managed.spec
+    boot = spec.get("boot")
+    return LaunchSpec(
+        vm=managed.address,
+        uid=managed.uid,
+        unix_id=unix_id,
+        hypervisor=spec["hypervisor"],
+        machine=spec["machine"],
+        vcpus=spec["vcpus"],
+        memory_bytes=parse_size(spec["memory"]),
+        boot=None
+        if boot is None
+        else BootFiles(
+            boot["kernel"],
+            boot["kernelSha256"],
+            boot["initrd"],
+            boot["initrdSha256"],
+            boot["cmdline"],
+        ),
+        interfaces=tuple(
+            GuestInterface(
+                entry["network"], entry["tap"], entry["mac"], tuple(entry["addresses"])
+            )
+            for entry in spec["interfaces"]
+        ),
+    )
