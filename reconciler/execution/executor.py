@@ -99,7 +99,7 @@ class Executor:
     def _settle(self, group: list[Step], failures: Failures) -> None:
         done = [step for step in group if step.key not in failures]
         if done:
-            self.context.store.steps_done(self.run_id, {step.key: "ok" for step in done})
+            self.context.store.steps_done(self.run_id, {step.key: {} for step in done})
         if failures:
             texts = {key: str(error) for key, error in failures.items()}
             self.context.store.steps_failed(self.run_id, texts)

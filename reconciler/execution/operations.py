@@ -103,7 +103,9 @@ async def _change_elements(context: Context, steps: Sequence[Step]) -> Failures:
 
 
 async def _raise_taps(context: Context, steps: Sequence[Step]) -> Failures:
-    ports = {step.key: step.operation.port for step in steps if isinstance(step.operation, RaiseTap)}
+    ports = {
+        step.key: step.operation.port for step in steps if isinstance(step.operation, RaiseTap)
+    }
     failures = await context.world.network.raise_taps(tuple(ports.values()))
     return {key: failures[port.tap] for key, port in ports.items() if port.tap in failures}
 
@@ -133,6 +135,7 @@ async def _single(context: Context, operation: Operation) -> None:
             store.set_firewall(*await world.network.load_firewall())
         case RemoveFirewall():
             await world.network.remove_firewall()
+            store.forget_firewall()
         case AttachTap(launch, tap):
             await world.drivers[launch.hypervisor].reattach(launch.uid, tap)
         case StartVm():
@@ -142,7 +145,7 @@ async def _single(context: Context, operation: Operation) -> None:
         case SetPower(uid, hypervisor, power):
             await world.drivers[hypervisor].set_power(uid, power)
         case Verdict(uid, verdict, reason):
-            store.record_vm(replace(_record(context, uid), intent=verdict, reason=reason))
+            store.record_vms([replace(_record(context, uid), intent=verdict, reason=reason)])
         case _:
             raise BugError(f"no way to perform {type(operation).__name__}")
 
@@ -165,7 +168,7 @@ async def _start(context: Context, operation: StartVm) -> None:
         restarts=operation.restarts,
         reason="",
     )
-    context.store.record_vm(started)
+    context.store.record_vms([started])
     await context.world.drivers[launch.hypervisor].start(launch, power=operation.power)
 
 
@@ -178,10 +181,8 @@ async def _stop(context: Context, operation: StopVm) -> None:
         record = replace(_record(context, operation.uid), intent=verdict, reason=operation.reason)
         if verdict != "stopped":
             # The verdict first: a crash after the clean-up must not read as a crash of the VM.
-            context.store.record_vm(record)
+            context.store.record_vms([record])
         await driver.stop(operation.uid, graceful=operation.graceful)
-        context.store.record_vm(record)
+        context.store.record_vms([record])
         return
     await driver.stop(operation.uid, graceful=operation.graceful)
-
-

@@ -212,9 +212,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Nothing to change, nothing to recover, nothing unknown, nothing refused."""
-        return not (
-            self.changes or self.recoveries or self.steps or self.blocked or self.refused
-        )
+        return not (self.changes or self.recoveries or self.steps or self.blocked or self.refused)
 
     def summary(self) -> dict[str, int]:
         """Number of changes by action, and of resources left alone."""

@@ -59,8 +59,7 @@ def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
     fields = tuple(
         FieldChange(change.path, change.after, None) for change in shown(managed.spec, path="spec")
     )
-    reason = "no longer declared"
-    draft.changes.append(Change(managed.address, "delete", "destroy", fields, reason))
+    draft.changes.append(Change(managed.address, "delete", "destroy", fields, draft.gone_reason))
     return key
 
 

@@ -31,7 +31,9 @@ def host_of(fleet: ResolvedFleet) -> ResourceAddress:
     return next(hosts, LOCAL_HOST)
 
 
-def compare_host(draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress) -> None:
+def compare_host(
+    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
+) -> None:
     """Bring sysctls and rules to what this version wants on a host that has VMs."""
     fields = [*_sysctls(draft, network, host), *_rules(draft, inputs, network, host)]
     if fields:
@@ -88,9 +90,7 @@ def remove_orphans(
         name for name in sorted(network.foreign - taps) if ("tap", name) in inputs.ledger.taken
     ]
     links = [*((state.name, state.alias) for state in ours), *((name, "") for name in nameless)]
-    keys = tuple(
-        draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links
-    )
+    keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
     stale = frozenset(
         element
         for element in network.firewall.elements - elements

@@ -22,11 +22,11 @@ from reconciler.model.plan import (
     StopVm,
     Verdict,
 )
-from reconciler.model.resolved import LaunchSpec, Port, ResolvedVm
+from reconciler.model.resolved import LaunchSpec, ResolvedVm
 from reconciler.planning.canonical import to_plain
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
-from reconciler.planning.ports import drop_ports, raise_ports, tap_keys
+from reconciler.planning.ports import drop_ports, raise_ports, shed_elements, tap_keys
 from reconciler.planning.power import Decision, Found, decide, is_live
 from reconciler.planning.recorded import recorded_ports
 
@@ -85,13 +85,17 @@ def _differs(running: LaunchSpec, wanted: LaunchSpec) -> bool:
     return _comparable(running) != _comparable(wanted)
 
 
-def _old_ports(case: _Case) -> tuple[Port, ...]:
-    """Ports on record that the declared VM no longer has in that form."""
+def _replace_ports(
+    draft: Draft, network: NetworkState, case: _Case, *, after: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Plan away the ports on record that the declared VM no longer has, or has otherwise."""
     if case.managed is None:
         return ()
     wanted = {port.tap for port in case.vm.ports}
-    ports = recorded_ports(case.managed)
-    return tuple(port for port in ports if port.tap not in wanted)
+    recorded = recorded_ports(case.managed)
+    shed_elements(draft, network, tuple(port for port in recorded if port.tap in wanted))
+    gone = tuple(port for port in recorded if port.tap not in wanted)
+    return drop_ports(draft, network, gone, after=after)
 
 
 def _relaunch(draft: Draft, network: NetworkState, case: _Case) -> None:
@@ -109,12 +113,13 @@ def _relaunch(draft: Draft, network: NetworkState, case: _Case) -> None:
         f"{vm.address}:stop", vm.address,
         StopVm(vm.uid, state.launch.hypervisor, graceful=True, verdict="restarting"),
     )  # fmt: skip
-    dropped = drop_ports(draft, network, _old_ports(case), after=(stop,))
+    dropped = _replace_ports(draft, network, case, after=(stop,))
     raise_ports(draft, network, vm.ports, live=None)
     _start(draft, vm, Decision("start"), after=(stop, *dropped))
     action: Action = "replace" if replaced else "restart"
     disruption: Disruption = "replace" if replaced else "restart"
-    names = ", ".join(change.path.removeprefix("spec.") for change in fields)
+    # interfaces[front], not each of its parts
+    names = ", ".join(dict.fromkeys(change.path.split(".")[1] for change in fields))
     why = "another hypervisor needs a new VM process" if replaced else (
         f"a running {state.launch.hypervisor} VM cannot change {names}"
     )  # fmt: skip
@@ -125,7 +130,7 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     vm = case.vm
     decision = decide(vm, case.found)
     stays = is_live(case.state) and decision.kind in {"none", "set-power", "recover"}
-    dropped = drop_ports(draft, network, _old_ports(case))
+    dropped = _replace_ports(draft, network, case)
     drift = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
     if decision.warning:
         draft.warnings.append(decision.warning)
@@ -206,9 +211,7 @@ def _end(draft: Draft, case: _Case, decision: Decision) -> None:
     )
     draft.recoveries.append(Recovery(vm.address, verdict, decision.reason))
     if case.state is None:
-        draft.step(
-            f"{vm.address}:verdict", vm.address, Verdict(vm.uid, verdict, decision.reason)
-        )
+        draft.step(f"{vm.address}:verdict", vm.address, Verdict(vm.uid, verdict, decision.reason))
         return
     stop = StopVm(
         vm.uid, case.state.launch.hypervisor, graceful=False, verdict=verdict,

@@ -39,6 +39,7 @@ class Draft:
     """
 
     wanted_elements: frozenset[Element] = frozenset()
+    gone_reason: str = ""
 
     changes: list[Change] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)

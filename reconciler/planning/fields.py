@@ -43,8 +43,13 @@ def differences(
     return tuple(
         FieldChange(key, old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not _is_nothing(old.get(key), new.get(key))
     )
+
+
+def _is_nothing(*values: Any) -> bool:
+    """An emptied list shows as its vanished entries; the empty list itself adds nothing."""
+    return all(value in (None, [], {}) for value in values)
 
 
 def shown(spec: Mapping[str, Any], *, path: str) -> tuple[FieldChange, ...]:

@@ -66,6 +66,4 @@ def boot_files(boot: Boot, images: Mapping[str, ImageFacts]) -> BootFiles | Imag
     if facts.problem:
         return facts
     words = " ".join(part for part in (facts.cmdline, boot.cmdline) if part)
-    return BootFiles(
-        facts.kernel, facts.kernel_sha256, facts.initrd, facts.initrd_sha256, words
-    )
+    return BootFiles(facts.kernel, facts.kernel_sha256, facts.initrd, facts.initrd_sha256, words)

@@ -38,15 +38,19 @@ class Scope:
     """What a plan is about. ``targets``: these resources and what they need, empty is all.
 
     ``destroy``: the targets (or everything) are to go. ``lift_holds``: an operator applies,
-    so what an operator destroyed earlier may come back.
+    so what an operator destroyed earlier may come back. ``keep_gone``: a guard's reason why
+    nothing may be deleted in this pass, empty when deleting is fine.
     """
 
     targets: frozenset[ResourceAddress] = frozenset()
     destroy: bool = False
     lift_holds: bool = False
+    keep_gone: str = ""
 
 
-def plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = Scope()) -> Plan:  # noqa: B008 - frozen
+def plan(
+    resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = Scope()
+) -> Plan:  # noqa: B008 - frozen
     """The plan that makes ``observed`` what ``resolution`` asks for.
 
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject.
@@ -142,11 +146,13 @@ def _compare(
     gone = [
         address
         for address in inputs.ledger.managed
-        if address not in fleet.records
-        and address not in fleet.vms
-        and inputs.selected(address)
+        if address not in fleet.records and address not in fleet.vms and inputs.selected(address)
     ]
-    compare_gone(draft, inputs, network, gone, fleet.frozen_tenants)
+    if scope.keep_gone:
+        draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
+    else:
+        draft.gone_reason = "destroyed by an operator" if scope.destroy else "no longer declared"
+        compare_gone(draft, inputs, network, gone, fleet.frozen_tenants)
     if not scope.destroy:
         compare_host(draft, inputs, network, host)
     for record in fleet.records.values():
@@ -230,7 +236,12 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
 
 def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold, ...]) -> Plan:
     touched = {change.resource for change in draft.changes}
-    declared = [*fleet.records, *fleet.vms]
+    touched |= {address for address, _ in (*draft.blocked, *draft.refused)}
+    settled = [
+        address
+        for address in (*fleet.records, *fleet.vms)
+        if address in inputs.ledger.managed and address not in touched and inputs.selected(address)
+    ]
     unfinished = Plan(
         id="",
         fingerprint=digest((inputs.observed, _ledger_view(inputs.ledger))),
@@ -240,7 +251,7 @@ def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold
         registrations=tuple(draft.registrations),
         allocations=tuple(draft.allocations),
         releases=tuple(draft.releases),
-        unchanged=sum(1 for address in declared if address not in touched),
+        unchanged=0 if host_of(fleet) in touched and draft.blocked else len(settled),
         warnings=tuple(draft.warnings),
         blocked=tuple(draft.blocked),
         refused=tuple(draft.refused),

@@ -41,10 +41,7 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
             sorted(" ".join(pair) for pair in state.neighbours),
             sorted(f"{address} {port.mac}" for address in addresses),
         ),
-        *(
-            (f"sysctls.{key}", state.sysctls.get(key), value)
-            for key, value in TAP_SYSCTLS.items()
-        ),
+        *((f"sysctls.{key}", state.sysctls.get(key), value) for key, value in TAP_SYSCTLS.items()),
     )
     return tuple(
         FieldChange(f"{path}.{name}", found, want) for name, found, want in wanted if found != want
@@ -64,7 +61,9 @@ def raise_ports(
         if attach and state is not None:
             tap_changes.append(FieldChange(f"status.taps.{port.tap}.attached", False, True))
         if missing:
-            tap_changes.append(FieldChange(f"status.taps.{port.tap}.firewall", "incomplete", "bound"))
+            tap_changes.append(
+                FieldChange(f"status.taps.{port.tap}.firewall", "incomplete", "bound")
+            )
             _bind(draft, port, missing)
         if attach and live is not None:
             draft.step(
@@ -83,7 +82,8 @@ def _bind(draft: Draft, port: Port, missing: frozenset[Element]) -> None:
 
 
 def _tap_after(draft: Draft, port: Port) -> tuple[str, ...]:
-    # An address that moves here from another tap: its route must be gone there first.
+    # An address that moves here from a tap that goes: first gone there, then here. From a
+    # tap that stays, raising replaces the route, so that two VMs may even swap addresses.
     freed = sorted({draft.freed[a] for a in port.addresses if a in draft.freed})
     return (SYSCTLS, FIREWALL, _key(port, "bind"), _key(port, "attach"), *freed)
 
@@ -107,6 +107,15 @@ def drop_ports(
             draft.step(unbind, port.vm, operation, after=(*after, untap))
         last += [untap, unbind]
     return tuple(last)
+
+
+def shed_elements(draft: Draft, network: NetworkState, old: tuple[Port, ...]) -> None:
+    """Plan the removal of what a port that stays no longer needs, after its tap has changed."""
+    for port in old:
+        stale = (port_elements(port) & network.firewall.elements) - draft.wanted_elements
+        if stale:
+            operation = ChangeElements(frozenset(), stale)
+            draft.step(_key(port, "shed"), port.vm, operation, after=(_key(port, "tap"),))
 
 
 def tap_keys(ports: tuple[Port, ...]) -> tuple[str, ...]:

@@ -85,9 +85,7 @@ def _launch(managed: Managed, unix_id: int) -> LaunchSpec:
             boot["cmdline"],
         ),
         interfaces=tuple(
-            GuestInterface(
-                entry["network"], entry["tap"], entry["mac"], tuple(entry["addresses"])
-            )
+            GuestInterface(entry["network"], entry["tap"], entry["mac"], tuple(entry["addresses"]))
             for entry in spec["interfaces"]
         ),
     )

@@ -1,0 +1,238 @@
+"""Observe → plan → apply → observe → verify → record: the loop body, run once.
+
+The daemon calls it on every wake-up, the one-shot commands once. It decides nothing: what to
+do comes from ``planning``; it makes the order of the laws hold (recorded before done,
+verified before said).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from reconciler.errors import RefusedError, SpecError
+from reconciler.execution.executor import Executor, OnProgress, RunResult
+from reconciler.execution.findings import to_problems
+from reconciler.execution.operations import Context
+from reconciler.execution.reports import outcome_events
+from reconciler.execution.state.records import Outcome as Ended
+from reconciler.execution.state.store import Store
+from reconciler.execution.world import World
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger
+from reconciler.model.observed import NetworkState, Observed
+from reconciler.model.plan import Plan
+from reconciler.planning.images import wanted_images
+from reconciler.planning.planner import EMPTY, Scope, plan, plan_reboot
+from reconciler.planning.render import SourceInfo
+from reconciler.planning.resolve import Resolution, resolve
+
+# One more look is allowed for what settles by itself right after a start.
+VERIFY_ATTEMPTS = 3
+VERIFY_PAUSE_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted: a fleet, the part of it this is about, and where it came from.
+
+    ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only the
+    resources it names are left alone (the daemon's).
+    """
+
+    fleet: Fleet
+    source: SourceInfo
+    scope: Scope = Scope()
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an apply ended. ``remaining``: what observing again still finds, with why.
+
+    ``run_id`` is 0 when there was nothing to do.
+    """
+
+    plan: Plan
+    run_id: int = 0
+    result: RunResult = field(default_factory=lambda: RunResult({}, ()))
+    remaining: tuple[tuple[ResourceAddress, str], ...] = ()
+    interrupted: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Everything asked for is so, and was seen to be so."""
+        return not (self.result.failed or self.result.skipped or self.remaining or self.interrupted)
+
+
+Planner = Callable[[Observed, Ledger], Plan]
+
+
+@dataclass(slots=True)
+class Engine:
+    """One host's engine. The caller holds the writer lock for everything but ``plan``."""
+
+    world: World
+    store: Store
+    parallelism: int = 4
+    clock: Callable[[], float] = time.time
+
+    async def plan(self, request: Request) -> Plan:
+        """What an apply of ``request`` would do now. Changes nothing.
+
+        Raises SpecError when the fleet cannot be resolved on this host.
+        """
+        observed = await self._observe(request)
+        return self._decide(request, observed, self.store.ledger(self.clock()))
+
+    async def _observe(self, request: Request) -> Observed:
+        return await self.world.observe(wanted_images(request.fleet))
+
+    def _decide(self, request: Request, observed: Observed, ledger: Ledger) -> Plan:
+        if request.scope.destroy:
+            return plan(EMPTY, observed, ledger, request.scope)
+        resolution = resolve(request.fleet, ledger, observed.images)
+        _refuse_findings(request, resolution)
+        return plan(resolution, observed, ledger, request.scope)
+
+    async def apply(
+        self,
+        request: Request,
+        *,
+        on_progress: OnProgress,
+        expect_id: str = "",
+        stop: asyncio.Event | None = None,
+    ) -> Outcome:
+        """Make it so, then look again.
+
+        ``expect_id``: id of the plan somebody agreed to; RefusedError when another would be
+        carried out now. RefusedError also when a guard forbids part of the plan.
+        """
+
+        def decide(observed: Observed, ledger: Ledger) -> Plan:
+            return self._decide(request, observed, ledger)
+
+        observed = await self._observe(request)
+        chosen = decide(observed, self.store.ledger(self.clock()))
+        _refuse(chosen, expect_id, strict=request.strict)
+        return await self._carry_out(request, chosen, decide, (on_progress, stop, observed))
+
+    async def reboot(
+        self, address: ResourceAddress, *, on_progress: OnProgress, source: SourceInfo
+    ) -> Outcome:
+        """Stop and start one VM as it was last applied."""
+        observed = await self.world.observe(())
+        chosen = plan_reboot(observed, self.store.ledger(self.clock()), address)
+        _refuse(chosen, "", strict=True)
+        request = Request(Fleet.of(()), source)
+        return await self._carry_out(request, chosen, None, (on_progress, None, observed))
+
+    async def _carry_out(
+        self,
+        request: Request,
+        chosen: Plan,
+        decide: Planner | None,
+        how: tuple[OnProgress, asyncio.Event | None, Observed],
+    ) -> Outcome:
+        if not (chosen.steps or chosen.registrations or chosen.releases):
+            self._confirm(chosen, ())
+            return Outcome(chosen, remaining=_blocked(chosen))
+        on_progress, stop, observed = how
+        run_id = self.store.begin_run(
+            chosen, source=request.source.path, commit=request.source.commit, now_s=self.clock()
+        )
+        executor = Executor(
+            self._context(observed), run_id, on_progress, self.parallelism, stop or asyncio.Event()
+        )
+        result = await executor.run(chosen.steps)
+        interrupted = executor.stop.is_set() and bool(result.skipped)
+        if not (result.failed or result.skipped):
+            self.store.release(chosen.releases, now_s=self.clock())
+        remaining = () if interrupted else await self._verify(request, decide)
+        outcome = Outcome(chosen, run_id, result, remaining, interrupted)
+        self._conclude(outcome, request)
+        return outcome
+
+    def _context(self, observed: Observed) -> Context:
+        ledger = self.store.ledger(self.clock())
+        network = observed.network
+        sysctls = network.sysctls if isinstance(network, NetworkState) else {}
+        generations = {entry.uid: entry.generation for entry in ledger.managed.values()}
+        return Context(
+            self.world, self.store, ledger, observed.boot_id, generations, sysctls
+        )
+
+    async def _verify(
+        self, request: Request, decide: Planner | None
+    ) -> tuple[tuple[ResourceAddress, str], ...]:
+        """Observe again; what a new plan would still do, with its reasons."""
+        if decide is None:
+            return ()
+        for attempt in range(VERIFY_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(VERIFY_PAUSE_S)
+            observed = await self._observe(request)
+            left = decide(observed, self.store.ledger(self.clock()))
+            remaining = _remaining(left)
+            if not remaining:
+                self._confirm(left, ())
+                return ()
+        self._confirm(left, tuple(address for address, _ in remaining))
+        return remaining
+
+    def _confirm(self, seen: Plan, except_for: Sequence[ResourceAddress]) -> None:
+        """Every resource the last plan left alone has its current generation in the world."""
+        pending = {change.resource for change in seen.changes} | set(except_for)
+        pending |= {address for address, _ in (*seen.blocked, *seen.refused)}
+        ledger = self.store.ledger(self.clock())
+        confirmed = {
+            address: entry.generation
+            for address, entry in ledger.managed.items()
+            if entry.generation != entry.observed_generation and address not in pending
+        }
+        if confirmed:
+            self.store.set_observed_generation(confirmed)
+
+    def _conclude(self, outcome: Outcome, request: Request) -> None:
+        detail = "; ".join(f"{address}: {why}" for address, why in outcome.remaining[:20])
+        events = outcome_events(outcome, request.source.commit, self.clock())
+        ended: Ended = "partial"
+        if outcome.is_complete or outcome.interrupted:
+            ended = "interrupted" if outcome.interrupted else "done"
+        with self.store.grouped():
+            self.store.add_events(events)
+            self.store.finish_run(outcome.run_id, ended, detail)
+
+
+def _refuse_findings(request: Request, resolution: Resolution) -> None:
+    if resolution.findings:
+        raise SpecError(to_problems(resolution.findings, request.source.path))
+
+
+def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
+    if expect_id and chosen.id != expect_id:
+        raise RefusedError(
+            f"the plan is stale: {expect_id[:12]} was agreed to, now it would be {chosen.id[:12]}",
+            hint="look at the new plan, then apply again",
+        )
+    if chosen.refused and strict:
+        address, reason = chosen.refused[0]
+        more = f" (and {len(chosen.refused) - 1} more)" if len(chosen.refused) > 1 else ""
+        raise RefusedError(f"{reason}{more}", subject=address, hint="set protect: false first")
+
+
+def _remaining(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:
+    rows = [(change.resource, change.reason) for change in left.changes]
+    rows += [
+        (recovery.resource, recovery.reason)
+        for recovery in left.recoveries
+        if recovery.verdict == "start"
+    ]
+    return (*rows, *_blocked(left))
+
+
+def _blocked(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:
+    return tuple((address, f"unknown: {reason}") for address, reason in left.blocked)
