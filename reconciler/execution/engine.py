@@ -105,11 +105,13 @@ class Engine:
         on_progress: OnProgress,
         expect_id: str = "",
         stop: asyncio.Event | None = None,
+        on_plan: Callable[[Plan], None] = lambda _: None,
     ) -> Outcome:
         """Make it so, then look again.
 
         ``expect_id``: id of the plan somebody agreed to; RefusedError when another would be
-        carried out now. RefusedError also when a guard forbids part of the plan.
+        carried out now. RefusedError also when a guard forbids part of the plan. ``on_plan``
+        hears the plan before its first step.
         """
 
         def decide(observed: Observed, ledger: Ledger) -> Plan:
@@ -118,6 +120,7 @@ class Engine:
         observed = await self._observe(request)
         chosen = decide(observed, self.store.ledger(self.clock()))
         _refuse(chosen, expect_id, strict=request.strict)
+        on_plan(chosen)
         return await self._carry_out(request, chosen, decide, (on_progress, stop, observed))
 
     async def reboot(

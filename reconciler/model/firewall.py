@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from reconciler.model.resolved import Port
 
@@ -31,12 +32,16 @@ def port_elements(port: Port) -> frozenset[Element]:
     """The elements that bind one port's sources and place it in its network's zone.
 
     ``taps``: which links are ours. ``zone_of``: link → zone. ``bound``: which (link, MAC,
-    address) may send. ``members``: which address is in which zone.
+    address) may send. ``targets``: the same for the target of neighbour discovery, written
+    as a number because nft reads it as raw payload. ``members``: which address is in which
+    zone.
     """
     zone = str(port.zone)
     elements = {Element("taps", (port.tap,)), Element("zone_of", (port.tap,), zone)}
     for address in (*port.addresses, port.link_local):
         elements.add(Element("bound", (port.tap, port.mac, address)))
+        number = f"{int(IPv6Address(address)):#x}"
+        elements.add(Element("targets", (port.tap, port.mac, number)))
     for address in port.addresses:
         elements.add(Element("members", (zone, address)))
     return frozenset(elements)

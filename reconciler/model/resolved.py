@@ -15,6 +15,16 @@ from reconciler.model.addresses import ResourceAddress
 GATEWAY = "fe80::1"
 MTU = 1500
 ALIAS_PREFIX = "metald "
+# Per-link settings of every tap, by short name (Documentation/networking/ip-sysctl.rst).
+TAP_SYSCTLS: Mapping[str, int] = {
+    "accept_ra": 0,
+    "accept_redirects": 0,
+    "accept_source_route": 0,
+    "addr_gen_mode": 1,
+    "proxy_ndp": 0,
+    # ARP is for IPv4, which no guest has: the host answers none of it (8: for no address).
+    "arp_ignore": 8,
+}
 
 
 def link_alias(owner: str, uid: str) -> str:

@@ -6,23 +6,13 @@ tap is gone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from reconciler.model.firewall import Element, port_elements
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
-from reconciler.model.resolved import LaunchSpec, Port
+from reconciler.model.resolved import TAP_SYSCTLS, LaunchSpec, Port
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
-
-TAP_SYSCTLS: Mapping[str, int] = {
-    "accept_ra": 0,
-    "accept_redirects": 0,
-    "accept_source_route": 0,
-    "addr_gen_mode": 1,
-    "proxy_ndp": 0,
-}
-
 
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
     """How a tap differs from its port; an absent tap is one difference."""

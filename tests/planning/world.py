@@ -41,9 +41,8 @@ from reconciler.model.plan import (
     StopVm,
     Verdict,
 )
-from reconciler.model.resolved import Port
+from reconciler.model.resolved import TAP_SYSCTLS, Port
 from reconciler.planning.planner import Scope, plan
-from reconciler.planning.ports import TAP_SYSCTLS
 from reconciler.planning.resolve import resolve
 
 FORWARDING = "net.ipv6.conf.all.forwarding"

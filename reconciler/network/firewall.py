@@ -1,0 +1,222 @@
+"""Our nftables table: rules from a template, elements changed by transaction, read in one call.
+
+Every change is one ``nft -f -``, which the kernel takes as a whole or not at all. The digest
+of a listing is compared with the one taken right after loading, so that any hand's change
+of our rules shows, whatever the nft version prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from reconciler import commands, resources
+from reconciler.errors import MetaldError, UnknownStateError
+from reconciler.model.firewall import FAMILY, TABLE, Element
+from reconciler.model.observed import FirewallState
+
+_LISTED = frozenset({0, 1})
+_VOLATILE = frozenset({"handle", "elem", "packets", "bytes"})
+_CONTAINERS = frozenset({"set", "map"})
+# Key parts per container, and whether a value follows: what an element of ours looks like.
+_SHAPES: Mapping[str, tuple[int, bool]] = {
+    "taps": (1, False),
+    "zone_of": (1, True),
+    "bound": (3, False),
+    "targets": (3, False),
+    "members": (2, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What nft says of our table; ``digest`` None when there is none."""
+
+    digest: str | None
+    elements: frozenset[Element]
+    counters: Mapping[str, int]
+
+
+@lru_cache(maxsize=1)
+def template() -> str:
+    """The text of our rules as shipped."""
+    path = resources.data_folder("templates") / "nftables" / "metald.nft"
+    return path.read_text(encoding="utf-8")
+
+
+def template_digest() -> str:
+    """Identifies the rules this version loads."""
+    return hashlib.blake2b(template().encode(), digest_size=8).hexdigest()
+
+
+async def _nft(*words: str, script: str = "", listed: bool = False) -> commands.Completed:
+    program = commands.require("nft", package="nftables")
+    expected = _LISTED if listed else frozenset({0})
+    return await commands.run_async([program, *words], stdin=script, expected=expected)
+
+
+async def list_table() -> Listing:
+    """One call; an absent table is proved by nft's own word for it.
+
+    Raises UnknownStateError for any other failure.
+    """
+    try:
+        done = await _nft("-j", "list", "table", FAMILY, TABLE, listed=True)
+    except MetaldError as error:
+        raise UnknownStateError(f"nft cannot list our table: {error}") from error
+    if done.code != 0:
+        if "No such file or directory" in done.stderr:
+            return Listing(None, frozenset(), {})
+        raise UnknownStateError(f"nft cannot list our table: {done.stderr.strip()}")
+    try:
+        return parse_listing(json.loads(done.stdout)["nftables"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnknownStateError(f"nft's listing cannot be understood: {error!r}") from error
+
+
+def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
+    """Digest, elements and counters of a ``nft -j list table`` document."""
+    stable: list[Any] = []
+    elements: set[Element] = set()
+    counters: dict[str, int] = {}
+    for entry in entries:
+        kind, body = next(iter(entry.items()))
+        if kind == "metainfo":
+            continue
+        stable.append((kind, _without_volatile(body)))
+        if kind == "counter":
+            counters[body["name"]] = body["packets"]
+        if kind in _CONTAINERS:
+            elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
+    text = json.dumps(stable, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return Listing(digest, frozenset(elements), counters)
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
+    if isinstance(value, list):
+        return [_without_volatile(entry) for entry in value]
+    return value
+
+
+def _element(container: str, raw: Any) -> Element:
+    """An element as nft writes it: a scalar, a concat, or a [key, value] pair for maps."""
+    if isinstance(raw, list):
+        key, value = raw
+        return Element(container, _parts(key), str(value))
+    return Element(container, _parts(raw))
+
+
+def _parts(key: Any) -> tuple[str, ...]:
+    if isinstance(key, dict) and "elem" in key:
+        key = key["elem"]["val"]
+    if isinstance(key, dict):
+        return tuple(str(part) for part in key["concat"])
+    return (str(key),)
+
+
+def as_state(listing: Listing) -> FirewallState:
+    """The listing as planning sees it."""
+    return FirewallState(template_digest(), listing.digest, listing.elements)
+
+
+async def load() -> tuple[str, str]:
+    """Replace the table by the template, keeping its elements, in one transaction.
+
+    Returns the template's digest and the listing's, read right after. Raises MetaldError;
+    the table is then as it was.
+    """
+    before = await list_table()
+    kept = [element for element in before.elements if _has_our_shape(element)]
+    script = "\n".join(
+        [
+            f"table {FAMILY} {TABLE}",
+            f"delete table {FAMILY} {TABLE}",
+            template(),
+            *_element_commands("add", kept),
+        ]
+    )
+    await _nft("-f", "-", script=script)
+    after = await list_table()
+    if after.digest is None:
+        raise MetaldError("our table is gone right after it was loaded", subject=TABLE)
+    return template_digest(), after.digest
+
+
+def _has_our_shape(element: Element) -> bool:
+    shape = _SHAPES.get(element.container)
+    return shape == (len(element.key), bool(element.value))
+
+
+async def remove() -> None:
+    """Delete our table, and nothing else; fine when it is gone."""
+    await _nft("-f", "-", script=f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n")
+
+
+async def change_elements(add: frozenset[Element], remove: frozenset[Element]) -> None:
+    """Add and remove elements in one transaction; those already so are left alone.
+
+    A map's key that has another value is replaced. Raises MetaldError; nothing changed then.
+    """
+    present = {(entry.container, entry.key): entry for entry in (await list_table()).elements}
+    gone = [entry for entry in remove if (entry.container, entry.key) in present]
+    new = [entry for entry in add if present.get((entry.container, entry.key)) != entry]
+    replaced = [entry for entry in new if (entry.container, entry.key) in present]
+    script = "\n".join(
+        [*_element_commands("delete", [*gone, *replaced]), *_element_commands("add", new)]
+    )
+    if script:
+        await _nft("-f", "-", script=script)
+
+
+def _element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
+    """``add element …`` lines, one per container, in a fixed order."""
+    by_container: dict[str, list[str]] = defaultdict(list)
+    for element in sorted(elements):
+        key = " . ".join(_quoted(part, index) for index, part in enumerate(element.key))
+        value = f" : {element.value}" if element.value and verb == "add" else ""
+        by_container[element.container].append(key + value)
+    return [
+        f"{verb} element {FAMILY} {TABLE} {container} {{ {', '.join(texts)} }}"
+        for container, texts in by_container.items()
+    ]
+
+
+def _quoted(part: str, index: int) -> str:
+    # Link names come first in every key that has one; nft wants them quoted.
+    return f'"{part}"' if index == 0 and not part.isdigit() else part
+
+
+async def foreign_tables() -> list[Mapping[str, Any]]:
+    """Everything of every other table, handles and counters left out. For doctor and tests."""
+    done = await _nft("-j", "list", "ruleset")
+    entries = json.loads(done.stdout)["nftables"]
+    return [
+        _without_volatile(entry)
+        for entry in entries
+        if "metainfo" not in entry and not _is_ours(entry)
+    ]
+
+
+def _is_ours(entry: Mapping[str, Any]) -> bool:
+    kind, body = next(iter(entry.items()))
+    name = body.get("name") if kind == "table" else body.get("table")
+    return bool(name == TABLE and body.get("family") == FAMILY)
+
+
+async def foreign_forward_chains() -> list[str]:
+    """Other tables' chains on the forward hook that drop by policy: they can drop our traffic."""
+    return [
+        f"{body['family']} {body['table']} {body['name']}"
+        for entry in await foreign_tables()
+        if (body := entry.get("chain"))
+        and body.get("hook") == "forward"
+        and body.get("policy") == "drop"
+    ]

@@ -1,0 +1,71 @@
+"""The kernel's network behind one class: what ``execution`` observes and changes.
+
+Blocking netlink work runs in a thread, which shares the network namespace that the process
+entered at its start; nft runs as a program. Implements ``execution.world.Network``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from reconciler.errors import MetaldError
+from reconciler.model.firewall import Element
+from reconciler.model.observed import NetworkState
+from reconciler.model.resolved import TAP_SYSCTLS, Port
+from reconciler.network import firewall, sysctls, taps
+from reconciler.network.netlink import Netlink
+
+
+class KernelNetwork:
+    """Stateless: every call looks at the kernel as it is."""
+
+    async def observe(self) -> NetworkState:
+        """Links, addresses, routes, neighbours, sysctls and our table.
+
+        Raises UnknownStateError when any of them cannot be read.
+        """
+        listing, (dumped, uplinks) = await asyncio.gather(
+            firewall.list_table(), asyncio.to_thread(_read)
+        )
+        wanted = sysctls.wanted(uplinks)
+        values = {key: sysctls.read(key) for key in wanted}
+        ours = {name: link for name, link in dumped.links.items() if taps.is_ours(link)}
+        return NetworkState(
+            taps={name: taps.tap_state(dumped, link) for name, link in ours.items()},
+            foreign=frozenset(dumped.links.keys() - ours.keys()),
+            sysctls=values,
+            wanted_sysctls=wanted,
+            learned_uplinks=uplinks,
+            firewall=firewall.as_state(listing),
+        )
+
+    async def load_firewall(self) -> tuple[str, str]:
+        """Load our rules atomically, elements kept; (template digest, listing digest)."""
+        return await firewall.load()
+
+    async def remove_firewall(self) -> None:
+        """Delete our table; fine when it is gone."""
+        await firewall.remove()
+
+    async def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
+        """Change firewall elements in one transaction."""
+        await firewall.change_elements(add, remove)
+
+    async def raise_taps(self, ports: Sequence[Port]) -> Mapping[str, MetaldError]:
+        """Bring ports about; failures by tap name."""
+        return await asyncio.to_thread(taps.raise_all, ports, TAP_SYSCTLS)
+
+    async def remove_taps(self, names: Sequence[str]) -> Mapping[str, MetaldError]:
+        """Delete links of ours; failures by name."""
+        return await asyncio.to_thread(taps.remove_all, names)
+
+    async def write_sysctls(self, values: Sequence[tuple[str, str]]) -> None:
+        """Write host-wide sysctls, taken back when a default route vanishes by it."""
+        await asyncio.to_thread(sysctls.write_guarded, values)
+
+
+def _read() -> tuple[taps.Tables, tuple[str, ...]]:
+    with Netlink() as netlink:
+        tables = taps.read_tables(netlink)
+    return tables, sysctls.learned_uplinks(tables.links, tables.routes)
