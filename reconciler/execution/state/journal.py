@@ -1,0 +1,133 @@
+"""The journal in SQL: runs and their steps, each journalled before it is carried out.
+
+Functions over a connection inside a transaction that ``sqlite.py`` opened.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from reconciler.errors import BugError
+from reconciler.execution.state.records import Outcome, Run, StepRecord
+from reconciler.model.plan import Plan
+from reconciler.planning.canonical import canonical_json, to_plain
+
+RUNS_KEPT: Final = 1000
+
+_RUN = (
+    "SELECT id, plan_id, fingerprint, source, commit_id, started_at_s, ended_at_s, outcome, detail"
+    " FROM runs"
+)
+
+
+def open_run(db: sqlite3.Connection, plan: Plan, *, source: str, commit: str, now_s: float) -> int:
+    """A run and its intended steps; the oldest ended runs beyond ``RUNS_KEPT`` go."""
+    cursor = db.execute(
+        "INSERT INTO runs (plan_id, fingerprint, source, commit_id, started_at_s)"
+        " VALUES (?, ?, ?, ?, ?) RETURNING id",
+        (plan.id, plan.fingerprint, source, commit, now_s),
+    )
+    run: int = cursor.fetchone()[0]
+    db.executemany(
+        "INSERT INTO steps (run, position, key, resource, operation, arguments)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (
+                run, position, step.key, step.resource,
+                type(step.operation).__name__, canonical_json(to_plain(step.operation)),
+            )
+            for position, step in enumerate(plan.steps)
+        ],
+    )  # fmt: skip
+    db.execute("DELETE FROM runs WHERE id <= ? AND outcome IS NOT NULL", (run - RUNS_KEPT,))
+    return run
+
+
+def start(db: sqlite3.Connection, run: int, keys: Iterable[str], now_s: float) -> None:
+    """Intended or failed → started."""
+    _move(
+        db,
+        "UPDATE steps SET status = 'started', started_at_s = ?, ended_at_s = NULL, error = ''"
+        " WHERE run = ? AND key = ? AND status IN ('intended', 'failed')",
+        [(now_s, run, key) for key in keys],
+    )
+
+
+def complete(
+    db: sqlite3.Connection, run: int, evidence: Mapping[str, Mapping[str, Any]], now_s: float
+) -> None:
+    """Started → done."""
+    _move(
+        db,
+        "UPDATE steps SET status = 'done', evidence = ?, ended_at_s = ?"
+        " WHERE run = ? AND key = ? AND status = 'started'",
+        [(canonical_json(to_plain(proof)), now_s, run, key) for key, proof in evidence.items()],
+    )
+
+
+def fail(db: sqlite3.Connection, run: int, errors: Mapping[str, str], now_s: float) -> None:
+    """Started → failed."""
+    _move(
+        db,
+        "UPDATE steps SET status = 'failed', error = ?, ended_at_s = ?"
+        " WHERE run = ? AND key = ? AND status = 'started'",
+        [(error, now_s, run, key) for key, error in errors.items()],
+    )
+
+
+def _move(db: sqlite3.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+    """Each row moves exactly one step on. Raises BugError for one that is elsewhere."""
+    for row in rows:
+        if db.execute(statement, row).rowcount != 1:
+            run, key = row[-2:]
+            found = db.execute(
+                "SELECT status FROM steps WHERE run = ? AND key = ?", (run, key)
+            ).fetchone()
+            state = f"is {found[0]} already" if found else "is not in the journal"
+            raise BugError(f"a step cannot move on: it {state}", subject=f"run {run}, step {key}")
+
+
+def finish(
+    db: sqlite3.Connection, run: int, *, outcome: Outcome, detail: str, now_s: float
+) -> None:
+    """Give a run its outcome, once."""
+    cursor = db.execute(
+        "UPDATE runs SET outcome = ?, detail = ?, ended_at_s = ? WHERE id = ? AND outcome IS NULL",
+        (outcome, detail, now_s, run),
+    )
+    if cursor.rowcount != 1:
+        raise BugError("a run ends once, and only after it began", subject=f"run {run}")
+
+
+def runs(db: sqlite3.Connection, limit: int) -> tuple[Run, ...]:
+    """The latest, newest first."""
+    rows = db.execute(f"{_RUN} ORDER BY id DESC LIMIT ?", (limit,))
+    return tuple(Run(*row) for row in rows)
+
+
+def unfinished(db: sqlite3.Connection) -> tuple[Run, ...]:
+    """Those without an outcome, oldest first."""
+    rows = db.execute(f"{_RUN} WHERE outcome IS NULL ORDER BY id")
+    return tuple(Run(*row) for row in rows)
+
+
+def steps(db: sqlite3.Connection, run: int) -> tuple[StepRecord, ...]:
+    """A run's steps in plan order."""
+    rows = db.execute(
+        "SELECT run, key, resource, operation, arguments, status, started_at_s, ended_at_s,"
+        " evidence, error FROM steps WHERE run = ? ORDER BY position",
+        (run,),
+    )
+    return tuple(
+        StepRecord(
+            number, key, resource, operation, json.loads(arguments), status,
+            started_at_s, ended_at_s, json.loads(evidence), error,
+        )
+        for (
+            number, key, resource, operation, arguments, status,
+            started_at_s, ended_at_s, evidence, error,
+        ) in rows
+    )  # fmt: skip

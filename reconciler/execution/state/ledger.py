@@ -1,0 +1,258 @@
+"""The ledger in SQL: identities, allocations, VM records, holds, images.
+
+Functions over a connection inside a transaction that ``sqlite.py`` opened; they decide what
+a transaction may record, never when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from reconciler.errors import BugError
+from reconciler.execution.state.records import Generations, ImageRecord
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, VmRecord
+from reconciler.model.plan import Plan, Registration, Retire
+from reconciler.planning.canonical import canonical_json, to_plain
+
+DEFAULT_QUARANTINE_S: Final = 24 * 3600.0
+# What an operator may write into a spec, and so may take back out of quarantine; all other
+# kinds are drawn, and a drawn value never repeats within the quarantine.
+_DECLARABLE: Final = frozenset({"prefix", "address"})
+
+
+def read(db: sqlite3.Connection, *, now_s: float, quarantine_s: float) -> Ledger:
+    """The whole ledger as of ``now_s``."""
+    held: dict[str, list[Allocation]] = {}
+    taken: dict[tuple[str, str], str] = {}
+    rows = db.execute(
+        "SELECT kind, value, owner, resource, released_at_s IS NULL FROM allocations"
+        " WHERE released_at_s IS NULL OR released_at_s > ? ORDER BY owner, kind, value",
+        (now_s - quarantine_s,),
+    )
+    for kind, value, owner, resource, live in rows:
+        taken[kind, value] = owner
+        if live:
+            held.setdefault(owner, []).append(Allocation(kind, value, owner, resource))
+    secret = db.execute("SELECT secret FROM host").fetchone()
+    return Ledger(
+        secret=secret[0] if secret else b"",
+        incarnations=dict(
+            db.execute("SELECT address, max(incarnation) FROM resources GROUP BY address")
+        ),
+        managed=_managed(db),
+        taken=taken,
+        held={owner: tuple(allocations) for owner, allocations in held.items()},
+        vms=_vm_records(db),
+        holds=_holds(db),
+        firewall=db.execute("SELECT template, listing FROM firewall").fetchone(),
+        sysctls_before=dict(db.execute("SELECT key, value FROM sysctls_before ORDER BY key")),
+        now_s=now_s,
+    )
+
+
+def _managed(db: sqlite3.Connection) -> dict[ResourceAddress, Managed]:
+    rows = db.execute(
+        "SELECT address, uid, incarnation, spec, spec_hash, generation, observed_generation"
+        " FROM resources WHERE retired_at_s IS NULL ORDER BY address"
+    )
+    return {
+        ResourceAddress(address): Managed(
+            ResourceAddress(address), uid, incarnation, json.loads(spec), *rest
+        )
+        for address, uid, incarnation, spec, *rest in rows
+    }
+
+
+def _vm_records(db: sqlite3.Connection) -> dict[str, VmRecord]:
+    rows = db.execute(
+        "SELECT vms.uid, intent, boot_id, last_start_s, restarts, vms.generation, reason"
+        " FROM vms JOIN resources USING (uid) WHERE retired_at_s IS NULL ORDER BY vms.uid"
+    )
+    return {row[0]: VmRecord(*row) for row in rows}
+
+
+def _holds(db: sqlite3.Connection) -> dict[ResourceAddress, Hold]:
+    rows = db.execute("SELECT address, owner, reason, since_s, spec_hash FROM holds")
+    return {ResourceAddress(row[0]): Hold(ResourceAddress(row[0]), *row[1:]) for row in rows}
+
+
+def generations(db: sqlite3.Connection) -> dict[ResourceAddress, Generations]:
+    """Generation counters of every resource alive."""
+    rows = db.execute(
+        "SELECT address, generation, observed_generation FROM resources"
+        " WHERE retired_at_s IS NULL ORDER BY address"
+    )
+    return {ResourceAddress(address): Generations(*counts) for address, *counts in rows}
+
+
+def register(db: sqlite3.Connection, registrations: Iterable[Registration], now_s: float) -> None:
+    """Record identities and specs. Raises BugError for an incarnation that was used before."""
+    for entry in registrations:
+        alive = db.execute(
+            "SELECT uid, incarnation FROM resources WHERE address = ? AND retired_at_s IS NULL",
+            (entry.address,),
+        ).fetchone()
+        spec = canonical_json(to_plain(entry.spec))
+        if alive is None:
+            _incarnate(db, entry, spec, now_s)
+        elif alive == (entry.uid, entry.incarnation):
+            db.execute(
+                "UPDATE resources SET spec = ?, spec_hash = ?, generation = generation + 1"
+                " WHERE uid = ? AND spec_hash != ?",
+                (spec, entry.spec_hash, entry.uid, entry.spec_hash),
+            )
+        else:
+            raise BugError(
+                f"registered as incarnation {entry.incarnation} ({entry.uid}) while incarnation "
+                f"{alive[1]} ({alive[0]}) is alive",
+                subject=entry.address,
+            )
+
+
+def _incarnate(db: sqlite3.Connection, entry: Registration, spec: str, now_s: float) -> None:
+    last = db.execute(
+        "SELECT coalesce(max(incarnation), 0) FROM resources WHERE address = ?", (entry.address,)
+    ).fetchone()[0]
+    if entry.incarnation <= last:
+        raise BugError(
+            f"incarnation {entry.incarnation} was used before: the last one is {last}",
+            subject=entry.address,
+        )
+    db.execute(
+        "INSERT INTO resources (uid, address, incarnation, spec, spec_hash, registered_at_s)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (entry.uid, entry.address, entry.incarnation, spec, entry.spec_hash, now_s),
+    )
+
+
+def allocate(db: sqlite3.Connection, plan: Plan, *, now_s: float, quarantine_s: float) -> None:
+    """Record the plan's allocations. Raises BugError for a value that is somebody else's.
+
+    A live value changes hands only when the same plan decided anew on the resource that holds
+    it: by releasing the value, or by registering or retiring the resource.
+    """
+    db.execute("DELETE FROM allocations WHERE released_at_s <= ?", (now_s - quarantine_s,))
+    given_up = {(entry.kind, entry.value, entry.owner) for entry in plan.releases}
+    decided = {entry.uid for entry in plan.registrations}
+    decided |= {s.operation.uid for s in plan.steps if isinstance(s.operation, Retire)}
+    claimed: dict[tuple[str, str], str] = {}
+    for entry in plan.allocations:
+        other = claimed.setdefault((entry.kind, entry.value), entry.owner)
+        if other != entry.owner:
+            raise _conflict(entry, f"planned for both {other} and")
+        row = db.execute(
+            "SELECT owner, holder, released_at_s IS NULL FROM allocations"
+            " WHERE kind = ? AND value = ?",
+            (entry.kind, entry.value),
+        ).fetchone()
+        if row is not None and row[0] != entry.owner:
+            owner, holder, live = row
+            freed = (entry.kind, entry.value, owner) in given_up or holder in decided
+            if live and not freed:
+                raise _conflict(entry, f"held by {owner} and planned for")
+            if not live and entry.kind not in _DECLARABLE:
+                raise _conflict(entry, f"in quarantine, last held by {owner}, and planned for")
+        db.execute(
+            "INSERT OR REPLACE INTO allocations"
+            " (kind, value, owner, resource, holder, allocated_at_s) VALUES (?, ?, ?, ?, ?, ?)",
+            (entry.kind, entry.value, entry.owner, entry.resource, _holder(db, entry), now_s),
+        )
+
+
+def _conflict(entry: Allocation, how: str) -> BugError:
+    return BugError(f"{entry.kind} {entry.value} is {how} {entry.owner}", subject=entry.resource)
+
+
+def _holder(db: sqlite3.Connection, entry: Allocation) -> str:
+    """Uid of the resource an allocation belongs to; an interface's is its VM's."""
+    address = entry.resource.split("#", 1)[0]
+    row = db.execute(
+        "SELECT uid FROM resources WHERE address = ? AND retired_at_s IS NULL", (address,)
+    ).fetchone()
+    if row is None:
+        raise BugError(
+            f"{entry.kind} {entry.value} is planned for a resource that is not on record",
+            subject=entry.resource,
+        )
+    return str(row[0])
+
+
+def release(db: sqlite3.Connection, allocations: Iterable[Allocation], now_s: float) -> None:
+    """Into quarantine, where still live and still of that owner."""
+    db.executemany(
+        "UPDATE allocations SET released_at_s = ?"
+        " WHERE kind = ? AND value = ? AND owner = ? AND released_at_s IS NULL",
+        [(now_s, entry.kind, entry.value, entry.owner) for entry in allocations],
+    )
+
+
+def retire(db: sqlite3.Connection, uid: str, now_s: float) -> None:
+    """Tombstone, allocations of the resource and its interfaces into quarantine, record gone."""
+    if db.execute("SELECT 1 FROM resources WHERE uid = ?", (uid,)).fetchone() is None:
+        raise BugError("retired without ever having been registered", subject=uid)
+    db.execute(
+        "UPDATE resources SET retired_at_s = ? WHERE uid = ? AND retired_at_s IS NULL",
+        (now_s, uid),
+    )
+    db.execute(
+        "UPDATE allocations SET released_at_s = ? WHERE holder = ? AND released_at_s IS NULL",
+        (now_s, uid),
+    )
+    db.execute("DELETE FROM vms WHERE uid = ?", (uid,))
+
+
+def set_observed_generation(
+    db: sqlite3.Connection, observed: Mapping[ResourceAddress, int]
+) -> None:
+    """Of resources alive; a generation never reached is refused by the schema."""
+    db.executemany(
+        "UPDATE resources SET observed_generation = ? WHERE address = ? AND retired_at_s IS NULL",
+        [(generation, address) for address, generation in observed.items()],
+    )
+
+
+def record_vms(db: sqlite3.Connection, records: Iterable[VmRecord]) -> None:
+    """Replace what is remembered of these VMs."""
+    db.executemany(
+        "INSERT OR REPLACE INTO vms"
+        " (uid, intent, boot_id, last_start_s, restarts, generation, reason)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (r.uid, r.intent, r.boot_id, r.last_start_s, r.restarts, r.generation, r.reason)
+            for r in records
+        ],
+    )
+
+
+def add_hold(db: sqlite3.Connection, hold: Hold) -> None:
+    """Replace the hold on this address."""
+    db.execute(
+        "INSERT OR REPLACE INTO holds (address, owner, reason, since_s, spec_hash)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (hold.address, hold.owner, hold.reason, hold.since_s, hold.spec_hash),
+    )
+
+
+def remove_hold(db: sqlite3.Connection, address: ResourceAddress) -> bool:
+    """Whether there was one."""
+    return db.execute("DELETE FROM holds WHERE address = ?", (address,)).rowcount > 0
+
+
+def record_image(
+    db: sqlite3.Connection, name: str, digest: Mapping[str, Any], now_s: float
+) -> None:
+    """Replace what is remembered of this image."""
+    db.execute(
+        "INSERT OR REPLACE INTO images (name, digest, recorded_at_s) VALUES (?, ?, ?)",
+        (name, canonical_json(to_plain(digest)), now_s),
+    )
+
+
+def images(db: sqlite3.Connection) -> dict[str, ImageRecord]:
+    """Every image on record."""
+    rows = db.execute("SELECT name, digest, recorded_at_s FROM images ORDER BY name")
+    return {name: ImageRecord(name, json.loads(digest), at_s) for name, digest, at_s in rows}

@@ -1,0 +1,111 @@
+"""What the state database hands out besides the ledger: runs, steps, events and small facts.
+
+Made by the store, read by the executor, the daemon and every looking command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+Outcome = Literal["done", "failed", "partial", "interrupted"]
+StepStatus = Literal["intended", "started", "done", "failed"]
+EventKind = Literal["Normal", "Warning"]
+
+
+def rfc3339(seconds: float) -> str:
+    """Seconds since the Unix epoch as RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(seconds, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One carrying-out of one plan; ``outcome`` None: going on, or its process was killed.
+
+    ``source`` is what was applied (a path or URL), ``commit`` its git commit or empty.
+    """
+
+    id: int
+    plan_id: str
+    fingerprint: str
+    source: str
+    commit: str
+    started_at_s: float
+    ended_at_s: float | None
+    outcome: Outcome | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a run as journalled.
+
+    ``operation`` names the plan's operation class, ``arguments`` holds its fields,
+    ``evidence`` what its execution proved.
+    """
+
+    run: int
+    key: str
+    resource: str
+    operation: str
+    arguments: Mapping[str, Any]
+    status: StepStatus
+    started_at_s: float | None
+    ended_at_s: float | None
+    evidence: Mapping[str, Any]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth telling. ``reason`` is one CamelCase word; ``id`` is given when stored."""
+
+    at_s: float
+    resource: str
+    kind: EventKind
+    reason: str
+    message: str
+    run: int | None = None
+    commit: str = ""
+    id: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As shown by ``--json`` and the gateway."""
+        return {
+            "id": self.id,
+            "at": rfc3339(self.at_s),
+            "resource": self.resource,
+            "kind": self.kind,
+            "reason": self.reason,
+            "message": self.message,
+            "run": self.run,
+            "commit": self.commit,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """How often a resource's spec changed, and the last change verified in the world."""
+
+    generation: int
+    observed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What a build or import of an image resolved to; ``digest`` is the builder's own data."""
+
+    name: str
+    digest: Mapping[str, Any]
+    recorded_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SavedObservation:
+    """The last complete observation, as JSON text, and when it was made."""
+
+    at_s: float
+    document: str
