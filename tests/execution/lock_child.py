@@ -1,32 +1,19 @@
 """Run as a program by ``test_lock``: holds the writer lock until it is killed.
 
-Prints ``held``, or the refusal. Usage: lock_child.py STATE_DIR CLAIM
+Prints ``held``, or the refusal. Usage: lock_child.py STATE_DIR NETNS
 """
 
 from __future__ import annotations
 
 import signal
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from reconciler.errors import RefusedError
 from reconciler.execution.lock import WriterLock
+from reconciler.network import namespace
 from reconciler.paths import StatePaths
-
-
-@contextmanager
-def claim(name: str) -> Iterator[None]:
-    """An abstract unix socket, as the network namespace's claim is one."""
-    with closing(socket.socket(socket.AF_UNIX)) as listener:
-        try:
-            listener.bind(f"\0{name}")
-        except OSError as error:
-            raise RefusedError("this network namespace is held", subject=name) from error
-        yield
 
 
 def say(text: str) -> None:
@@ -36,8 +23,10 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Hold it for ever."""
+    state = StatePaths(Path(sys.argv[1]))
+    namespace.enter(sys.argv[2])
     try:
-        with WriterLock(StatePaths(Path(sys.argv[1])), claim=partial(claim, sys.argv[2])):
+        with WriterLock(state, claim=partial(namespace.claim, str(state.root))):
             say("held")
             signal.pause()
     except RefusedError as error:

@@ -6,8 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from reconciler.errors import EXIT_REFUSED, MetaldError, RefusedError
 from reconciler.execution.lock import Holder, WriterLock
 from reconciler.paths import StatePaths
-from tests.execution.lock_child import claim
 
 CHILD = Path(__file__).with_name("lock_child.py")
 ROOT = CHILD.parents[2]
@@ -28,12 +26,6 @@ Spawn = Callable[[StatePaths, str], Awaitable[Child]]
 @pytest.fixture
 def state(tmp_path: Path) -> StatePaths:
     return StatePaths(tmp_path / "state")
-
-
-@pytest.fixture
-def claimed(tmp_path: Path) -> str:
-    """A claim's name that nobody else uses."""
-    return f"metald-test-{os.getpid()}-{tmp_path.name}"
 
 
 @pytest.fixture
@@ -66,12 +58,13 @@ async def killed(child: asyncio.subprocess.Process) -> None:
         await child.wait()
 
 
+@pytest.mark.netns
 async def test_a_second_writer_is_refused_and_told_who_holds(
-    state: StatePaths, claimed: str, spawn: Spawn
+    state: StatePaths, netns: str, spawn: Spawn
 ) -> None:
-    child, said = await spawn(state, claimed)
+    child, said = await spawn(state, netns)
     assert said == "held"
-    with pytest.raises(RefusedError) as caught, WriterLock(state, claim=partial(claim, "other")):
+    with pytest.raises(RefusedError) as caught, WriterLock(state, claim=nullcontext):
         pass
     assert caught.value.exit_code == EXIT_REFUSED
     text = str(caught.value)
@@ -80,78 +73,74 @@ async def test_a_second_writer_is_refused_and_told_who_holds(
     assert f"state in {state.root}" in text
 
 
+@pytest.mark.netns
 async def test_the_kernel_frees_what_a_killed_writer_held(
-    state: StatePaths, claimed: str, spawn: Spawn
+    state: StatePaths, netns: str, spawn: Spawn
 ) -> None:
     for _ in range(3):
-        child, said = await spawn(state, claimed)
+        child, said = await spawn(state, netns)
         assert said == "held"
         await killed(child)
-    with WriterLock(state, claim=partial(claim, claimed)) as holder:
-        assert holder.pid == os.getpid()
 
 
+@pytest.mark.netns
 async def test_two_state_folders_cannot_have_one_namespace(
-    tmp_path: Path, claimed: str, spawn: Spawn
+    tmp_path: Path, netns: str, spawn: Spawn
 ) -> None:
     first, second = StatePaths(tmp_path / "one"), StatePaths(tmp_path / "two")
-    child, _ = await spawn(first, claimed)
-    _, said = await spawn(second, claimed)
-    assert "this network namespace is held" in said
+    child, _ = await spawn(first, netns)
+    _, said = await spawn(second, netns)
+    assert f"process {child.pid} " in said
     await killed(child)
-    with WriterLock(second, claim=partial(claim, claimed)):
+    _, said = await spawn(second, netns)
+    assert said == "held"
+
+
+def test_a_refused_claim_leaves_the_folder_free(state: StatePaths) -> None:
+    def refused() -> AbstractContextManager[None]:
+        raise RefusedError("another metald changes this network namespace")
+
+    with pytest.raises(RefusedError, match="namespace"), WriterLock(state, claim=refused):
+        pass
+    assert state.lock.read_text() == ""
+    with WriterLock(state, claim=nullcontext):
         pass
 
 
-async def test_a_refused_claim_leaves_the_folder_free(
-    state: StatePaths, tmp_path: Path, claimed: str
-) -> None:
-    with WriterLock(StatePaths(tmp_path / "other"), claim=partial(claim, claimed)):
-        for _ in range(2):
-            with (
-                pytest.raises(RefusedError, match="namespace"),
-                WriterLock(state, claim=partial(claim, claimed)),
-            ):
-                pass
-    assert state.lock.read_text() == ""
-
-
+@pytest.mark.netns
 async def test_a_dead_holders_name_is_not_given(
-    state: StatePaths, claimed: str, spawn: Spawn
+    state: StatePaths, netns: str, spawn: Spawn
 ) -> None:
-    child, _ = await spawn(state, claimed)
+    child, _ = await spawn(state, netns)
     stale = state.lock.read_text()
     await killed(child)
-    lock = WriterLock(state, claim=partial(claim, claimed))
-    with lock:
+    with WriterLock(state, claim=nullcontext):
         state.lock.write_text(stale)
         with (
             pytest.raises(RefusedError, match="not named itself"),
-            WriterLock(state, claim=partial(claim, "other")),
+            WriterLock(state, claim=nullcontext),
         ):
             pass
 
 
-async def test_a_lock_file_that_was_purged_is_made_anew(state: StatePaths, claimed: str) -> None:
-    with WriterLock(state, claim=partial(claim, claimed)):
+async def test_a_lock_file_that_was_purged_is_made_anew(state: StatePaths) -> None:
+    with WriterLock(state, claim=nullcontext):
         state.lock.unlink()
-    with WriterLock(state, claim=partial(claim, claimed)):
+    with WriterLock(state, claim=nullcontext):
         assert state.lock.exists()
 
 
-async def test_the_lock_is_released_after_an_error(state: StatePaths, claimed: str) -> None:
+async def test_the_lock_is_released_after_an_error(state: StatePaths) -> None:
     for _ in range(2):
-        with pytest.raises(KeyError), WriterLock(state, claim=partial(claim, claimed)):
+        with pytest.raises(KeyError), WriterLock(state, claim=nullcontext):
             raise KeyError
 
 
-async def test_programs_started_meanwhile_do_not_keep_the_lock(
-    state: StatePaths, claimed: str
-) -> None:
-    with WriterLock(state, claim=partial(claim, claimed)):
+async def test_programs_started_meanwhile_do_not_keep_the_lock(state: StatePaths) -> None:
+    with WriterLock(state, claim=nullcontext):
         child = await asyncio.create_subprocess_exec("sleep", "60")
     try:
-        with WriterLock(state, claim=partial(claim, claimed)):
+        with WriterLock(state, claim=nullcontext):
             pass
     finally:
         await killed(child)
@@ -166,6 +155,6 @@ def test_a_holder_is_one_process_not_a_number(state: StatePaths) -> None:
 
 def test_a_state_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    lock = WriterLock(StatePaths(tmp_path / "file" / "state"), claim=partial(claim, "unused"))
+    lock = WriterLock(StatePaths(tmp_path / "file" / "state"), claim=nullcontext)
     with pytest.raises(MetaldError, match="state folder cannot be made"), lock:
         pass
