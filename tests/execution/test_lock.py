@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -128,6 +129,23 @@ async def test_a_lock_file_that_was_purged_is_made_anew(state: StatePaths) -> No
         state.lock.unlink()
     with WriterLock(state, claim=nullcontext):
         assert state.lock.exists()
+
+
+def test_a_lock_file_purged_between_opening_and_locking_is_not_taken_for_the_lock(
+    state: StatePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def purged_first(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        state.lock.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", purged_first)
+    with WriterLock(state, claim=nullcontext):
+        assert state.lock.exists()
+        with pytest.raises(RefusedError), WriterLock(state, claim=nullcontext):
+            pass
 
 
 async def test_the_lock_is_released_after_an_error(state: StatePaths) -> None:

@@ -104,7 +104,7 @@ def prepare_folder(state: StatePaths) -> None:
 def _is_there(path: Path) -> bool:
     """Whether there is a database. What cannot be seen is an error, not an absence."""
     try:
-        size = path.stat().st_size
+        path.stat()
     except FileNotFoundError:
         if path.with_name(f"{path.name}-wal").exists():
             raise MetaldError(
@@ -119,8 +119,6 @@ def _is_there(path: Path) -> bool:
             subject=str(path),
             hint="run as root",
         ) from error
-    if size == 0:
-        raise MetaldError("the state database is empty", subject=str(path), hint=DAMAGE_HINT)
     return True
 
 

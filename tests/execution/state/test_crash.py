@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reconciler.commands import spawn_detached
 from reconciler.execution.state.sqlite import open_store
 from reconciler.paths import StatePaths
 from tests.execution.state.recording_child import RESOURCES_PER_RUN
@@ -25,9 +25,13 @@ DEADLINE_S = 30.0
 def run_and_kill(state: StatePaths, log: Path, moment: Callable[[Path], None]) -> list[str]:
     """Start the child, kill it when ``moment`` returns; gives the lines it printed."""
     search = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    child = spawn_detached(
-        [sys.executable, str(CHILD), str(state.root)], log=log, env={"PYTHONPATH": search}
-    )
+    with log.open("wb") as stream:
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), str(state.root)],
+            stdout=stream,
+            stderr=stream,
+            env={"PYTHONPATH": search},
+        )
     try:
         moment(log)
     finally:
