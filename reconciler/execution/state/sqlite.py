@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from reconciler import files
 from reconciler.execution.state import documents, events, journal, ledger
 from reconciler.execution.state.database import Database
 from reconciler.execution.state.opening import (
@@ -30,6 +29,7 @@ from reconciler.execution.state.records import (
     SavedObservation,
     StepRecord,
 )
+from reconciler.files import sync_folder
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Ledger, VmRecord
 from reconciler.model.plan import Plan
@@ -212,10 +212,10 @@ class SqliteStore(SqliteReader):
         with self._database.writing() as db:
             documents.save_observation(db, document, now_s)
 
-    def save_documents(self, source: str, new: Mapping[str, str]) -> None:
+    def save_documents(self, source: str, files: Mapping[str, str]) -> None:
         """Make these the good documents of a source."""
         with self._database.writing() as db:
-            documents.save_documents(db, source, new)
+            documents.save_documents(db, source, files)
 
     def purge(self) -> None:
         """Delete the database, its log first: killed in between, what is left still opens."""
@@ -224,7 +224,7 @@ class SqliteStore(SqliteReader):
         path = self._database.path
         for suffix in ("-wal", "-shm", ""):
             path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
-        files.sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def open_store(

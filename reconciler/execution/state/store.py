@@ -139,7 +139,7 @@ class JournalWriter(Protocol):
     def finish_run(self, run: int, outcome: Outcome, detail: str = "") -> None:
         """Close a run. Raises BugError when it is closed already."""
 
-    def add_events(self, events: Iterable[Event]) -> None:
+    def add_events(self, new: Iterable[Event]) -> None:
         """Append events (their ``id`` is ignored); the oldest beyond the bound go."""
 
 
