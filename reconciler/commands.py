@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +90,19 @@ async def run_async(
     stdin: str = "",
     timeout_s: float = 30.0,
     expected: frozenset[int] = frozenset({0}),
+    keep: Sequence[int] = (),
 ) -> Completed:
-    """``run`` for asyncio callers; cancelling it kills the program and reaps it."""
+    """``run`` for asyncio callers; cancelling it kills the program and reaps it.
+
+    Descriptors in ``keep`` are inherited at their own numbers.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            pass_fds=tuple(keep),
         )
     except FileNotFoundError as error:
         raise MetaldError(f"the program {argv[0]} is not installed") from error
@@ -120,28 +125,3 @@ async def run_async(
         raise CommandError(completed)
     return completed
 
-
-def spawn_detached(
-    argv: Sequence[str],
-    *,
-    keep_fds: Sequence[int] = (),
-    log: Path,
-    cwd: Path = Path("/"),
-    env: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: own session, streams to ``log``, no terminal.
-
-    Only the descriptors of ``keep_fds`` are inherited, at their own numbers. The caller
-    polls the returned handle if it wants to know about an early end; nobody waits for it.
-    """
-    with log.open("ab") as stream:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            cwd=cwd,
-            env={} if env is None else dict(env),
-            pass_fds=tuple(keep_fds),
-            start_new_session=True,
-        )

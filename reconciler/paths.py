@@ -38,7 +38,12 @@ class StatePaths:
 
 @dataclass(frozen=True, slots=True)
 class VmPaths:
-    """One VM's run folder, named by the VM's uid; mode 0700, owned by the VM's unix user."""
+    """One VM's run folder, named by the VM's uid.
+
+    The folder and the records in it are root's; only ``io`` belongs to the VM's own unix
+    user, so that a VMM gone bad can replace its sockets but neither its lock nor the records
+    that prove who it is. Names are short: a socket's path holds 107 bytes (unix(7)).
+    """
 
     root: Path
 
@@ -49,33 +54,18 @@ class VmPaths:
 
     @property
     def launch(self) -> Path:
-        """The launch record: what was started for whom (written before exec)."""
+        """The launch record: what is started for whom; there as long as the folder is."""
         return self.root / "launch.json"
 
     @property
     def process(self) -> Path:
         """The process record written by the launcher itself: boot id, pid, start time."""
-        return self.root / "process.json"
+        return self.root / "vmm.json"
 
     @property
-    def qmp(self) -> Path:
-        """QMP socket for commands."""
-        return self.root / "qmp.sock"
-
-    @property
-    def qmp_events(self) -> Path:
-        """Second QMP socket, for a follower of events; QMP serves one client per socket."""
-        return self.root / "qmp-events.sock"
-
-    @property
-    def serial(self) -> Path:
-        """Socket of the guest's serial port, its only client being the console holder."""
-        return self.root / "serial.sock"
-
-    @property
-    def console(self) -> Path:
-        """Socket the console holder offers to `metald console`."""
-        return self.root / "console.sock"
+    def vmm_log(self) -> Path:
+        """Standard output and error of the VMM."""
+        return self.root / "vmm.log"
 
     @property
     def console_lock(self) -> Path:
@@ -83,14 +73,39 @@ class VmPaths:
         return self.root / "console.lock"
 
     @property
-    def console_log(self) -> Path:
-        """Bounded log of what the guest printed."""
-        return self.root / "console.log"
+    def console_process(self) -> Path:
+        """The console holder's process record."""
+        return self.root / "console.json"
 
     @property
-    def vmm_log(self) -> Path:
-        """Standard output and error of the VMM."""
-        return self.root / "vmm.log"
+    def io(self) -> Path:
+        """The one folder the VM's unix user may write to; mode 0700."""
+        return self.root / "io"
+
+    @property
+    def qmp(self) -> Path:
+        """QMP socket for commands."""
+        return self.io / "qmp"
+
+    @property
+    def qmp_events(self) -> Path:
+        """Second QMP socket, for a follower of events; QMP serves one client per socket."""
+        return self.io / "events"
+
+    @property
+    def serial(self) -> Path:
+        """Socket of the guest's serial port, its only client being the console holder."""
+        return self.io / "serial"
+
+    @property
+    def console(self) -> Path:
+        """Socket the console holder offers to `metald console`."""
+        return self.io / "console"
+
+    @property
+    def console_log(self) -> Path:
+        """Bounded log of what the guest printed; the older half is beside it as .1."""
+        return self.io / "console.log"
 
 
 @dataclass(frozen=True, slots=True)

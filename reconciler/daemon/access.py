@@ -98,9 +98,10 @@ async def plan_now(
     settings: Settings, path: Path, targets: Sequence[str]
 ) -> tuple[Plan, SourceInfo]:
     """What an apply of ``path`` would do now, computed beside any running daemon."""
-    fleet, source = load_strictly(path)
+    loaded, source = load_strictly(path)
     scope = Scope(targets=_addresses(targets), lift_holds=True)
-    return await _plan(settings, Request(fleet, source, scope)), source
+    request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
+    return await _plan(settings, request), source
 
 
 async def plan_destroy_now(

@@ -67,9 +67,10 @@ class Operations:
                 subject=str(path),
                 hint="apply the daemon's own source, or stop the daemon first",
             )
-        fleet, source = load_strictly(path)
+        loaded, source = load_strictly(path)
         targets = _targets(arguments)
-        request = Request(fleet, source, Scope(targets=targets, lift_holds=True))
+        scope = Scope(targets=targets, lift_holds=True)
+        request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
         async with self.turn:
             outcome = await self._carry_out(request, arguments, emit)
             if outcome.is_complete:

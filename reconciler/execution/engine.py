@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reconciler.errors import RefusedError, SpecError
+from reconciler.errors import Problem, RefusedError, SpecError
 from reconciler.execution.executor import Executor, OnProgress, RunResult
-from reconciler.execution.findings import to_problems
 from reconciler.execution.operations import Context
 from reconciler.execution.reports import outcome_events
 from reconciler.execution.state.records import Outcome as Ended
@@ -25,6 +24,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
+from reconciler.planning.checks import Finding
 from reconciler.planning.images import wanted_images
 from reconciler.planning.planner import EMPTY, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo
@@ -35,18 +35,25 @@ VERIFY_ATTEMPTS = 3
 VERIFY_PAUSE_S = 0.3
 
 
+def _unplaced(finding: Finding) -> Problem:
+    field = ".".join(str(part) for part in finding.path)
+    return Problem("-", 0, 0, finding.message, finding.resource, field, finding.hint)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is wanted: a fleet, the part of it this is about, and where it came from.
 
     ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only the
-    resources it names are left alone (the daemon's).
+    resources it names are left alone (the daemon's). ``explain`` gives a finding its position
+    in the source.
     """
 
     fleet: Fleet
     source: SourceInfo
     scope: Scope = Scope()
     strict: bool = True
+    explain: Callable[[Finding], Problem] = _unplaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +219,7 @@ class Engine:
 
 def _refuse_findings(request: Request, resolution: Resolution) -> None:
     if resolution.findings:
-        raise SpecError(to_problems(resolution.findings, request.source.path))
+        raise SpecError(tuple(request.explain(entry) for entry in resolution.findings))
 
 
 def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:

@@ -1,0 +1,105 @@
+"""The launcher: from root's process to a detached, powerless program with a name on record.
+
+Run as a script by a fresh interpreter (``python -I -S launch.py JSON``); standard library
+only. It forks, so that the program outlives its starter without becoming its zombie; the
+child joins its cgroup, sets limits, writes the process record, and only then gives up every
+privilege and becomes the program by exec. Because the record is written before exec, and the
+lock descriptor is inherited, no instant exists in which a program runs unrecorded.
+
+The starter waits for the exec: a failure before it comes back as text on standard error.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import struct
+import sys
+
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CAPABILITY_FILE = "/proc/sys/kernel/cap_last_cap"
+
+
+def main() -> None:
+    """Start what the JSON argument describes; exit 0 once the program has been exec'd."""
+    spec = json.loads(sys.argv[1])
+    reader, writer = os.pipe()
+    if os.fork():
+        os.close(writer)
+        with os.fdopen(reader) as stream:
+            problem = stream.read()
+        sys.exit(problem or 0)
+    os.close(reader)
+    try:
+        _become(spec)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the starter must hear it
+        os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+
+
+def _become(spec: dict) -> None:  # type: ignore[type-arg]  # plain JSON
+    os.setsid()
+    _redirect(spec["log"])
+    for procs in spec["cgroups"]:
+        with open(procs, "w") as stream:
+            stream.write(str(os.getpid()))
+    for name, value in spec["limits"].items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    _record(spec["record"], spec["uid"])
+    os.umask(0o077)
+    os.chdir(spec["folder"])
+    _drop_privileges(spec["unix_id"], spec["groups"])
+    os.execve(spec["argv"][0], spec["argv"], spec["environment"])
+
+
+def _redirect(log: str) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    for descriptor in (null, out):
+        if descriptor > 2:  # noqa: PLR2004 - the standard streams
+            os.close(descriptor)
+
+
+def _record(path: str, uid: str) -> None:
+    """Who we are, durably: pids are reused, (boot id, pid, start time) never is."""
+    with open("/proc/sys/kernel/random/boot_id") as stream:
+        boot_id = stream.read().strip()
+    with open("/proc/self/stat") as stream:
+        start_ticks = int(stream.read().rpartition(")")[2].split()[19])
+    record = {"boot_id": boot_id, "pid": os.getpid(), "start_ticks": start_ticks, "uid": uid}
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w") as stream:
+        json.dump(record, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(temporary, path)
+
+
+def _drop_privileges(unix_id: int, groups: list) -> None:  # type: ignore[type-arg]
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(_LAST_CAPABILITY_FILE) as stream:
+        last = int(stream.read())
+    for capability in range(last + 1):
+        _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+    _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    os.setgroups(groups)
+    os.setresgid(unix_id, unix_id, unix_id)
+    os.setresuid(unix_id, unix_id, unix_id)
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    _checked(libc.capset(header, bytes(24)))
+    _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def _checked(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""QEMU over QMP: command line, boot probe, monitor and driver."""

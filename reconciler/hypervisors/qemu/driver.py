@@ -1,0 +1,232 @@
+"""The QEMU driver: start, stop, pause, resume, heal and observe over QMP.
+
+Keeps nothing in memory about VMs: any later process finds them by their run folders and
+proves them (see ``hypervisors.processes``). Implements ``hypervisors.driver.Driver``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from reconciler import commands
+from reconciler.errors import DriverError, TransientError, UnknownStateError
+from reconciler.hypervisors import cgroups, console, folders, processes
+from reconciler.hypervisors.driver import Capabilities, OpenTap, ReattachTap
+from reconciler.hypervisors.processes import Program, Proof
+from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
+from reconciler.hypervisors.qemu.command import Accelerator, command_line, machine_of, uuid_of
+from reconciler.hypervisors.qemu.monitor import Monitor, connected
+from reconciler.model.observed import Unknown, VmPhase, VmState
+from reconciler.model.resolved import LaunchSpec
+from reconciler.paths import RunPaths, VmPaths
+
+START_TIMEOUT_S: Final = 30.0
+POWERDOWN_TIMEOUT_S: Final = 15.0
+QUIT_TIMEOUT_S: Final = 5.0
+_CONNECT_PAUSE_S: Final = 0.05
+_LIMITS: Final = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096}
+_ENDED: Final = frozenset({"shutdown", "guest-panicked"})
+_PHASES: Final[Mapping[str, VmPhase]] = {
+    "running": VmPhase.RUNNING,
+    "paused": VmPhase.PAUSED,
+    "prelaunch": VmPhase.HELD,
+    "shutdown": VmPhase.OFF,
+    "guest-panicked": VmPhase.PANICKED,
+}
+_LOG_TAIL_BYTES: Final = 600
+
+
+class QemuDriver:
+    """VMs as QEMU processes of their own."""
+
+    capabilities = Capabilities(pause=True, graceful_shutdown=True, console=True)
+
+    def __init__(self, run: RunPaths, *, open_tap: OpenTap, reattach_tap: ReattachTap) -> None:
+        self._run = run
+        self._open_tap = open_tap
+        self._reattach_tap = reattach_tap
+        self._probe = AcceleratorProbe(run.root / "accelerator.json")
+
+    async def start(self, launch: LaunchSpec, *, power: str) -> None:
+        """Start the VM, or adopt the one whose lock is held, and bring it to ``power``."""
+        paths = self._run.vm(launch.uid)
+        if not processes.is_held(paths.lock):
+            await self._exec(launch)
+        await self._settle(paths, launch, power)
+
+    async def stop(self, uid: str, *, graceful: bool) -> None:
+        """Ask the guest, then QEMU, then the kernel, each with its deadline; leave nothing."""
+        paths = self._run.vm(uid)
+        if folders.read(paths) is None:
+            return
+        proof = processes.prove(paths.process, paths.lock)
+        if proof is not None:
+            await self._end(paths, proof, graceful=graceful)
+        await console.end_holder(paths)
+        cgroups.remove(uid)
+        folders.remove(self._run, uid)
+
+    async def set_power(self, uid: str, power: str) -> None:
+        """Pause or resume a live VM."""
+        async with connected(self._run.vm(uid).qmp) as monitor:
+            await _to_power(monitor, power)
+
+    async def reattach(self, uid: str, tap: str) -> None:
+        """Give the live VMM its tap back, same process, same descriptor."""
+        paths = self._run.vm(uid)
+        proof = processes.prove(paths.process, paths.lock)
+        if proof is None:
+            raise DriverError("its VMM is gone", subject=uid, hint="plan again")
+        await asyncio.to_thread(self._reattach_tap, proof.pid, tap)
+
+    async def observe(self, uid: str) -> VmState | Unknown:
+        """Proof first, then QEMU's own word; a silent QEMU is unknown, never dead."""
+        paths = self._run.vm(uid)
+        record = folders.read(paths)
+        if record is None:
+            return Unknown("its run folder vanished while it was looked at")
+        proof = processes.prove(paths.process, paths.lock)
+        if proof is None:
+            return VmState(uid, VmPhase.DEAD, record.launch, None, record.boot_id, record.note)
+        try:
+            async with connected(paths.qmp) as monitor:
+                status = await monitor.status()
+        except (TransientError, DriverError) as error:
+            return Unknown(f"process {proof.pid} lives, but {error}")
+        phase = _PHASES.get(status)
+        if phase is None:
+            return Unknown(f"QEMU (process {proof.pid}) says {status}")
+        return VmState(uid, phase, record.launch, proof.pid, record.boot_id, record.note)
+
+    # -- starting -------------------------------------------------------------------------
+
+    async def _exec(self, launch: LaunchSpec) -> None:
+        """Everything from the run folder to the exec; the lock decides who may."""
+        assert launch.boot is not None  # noqa: S101 - specs without boot are refused for qemu
+        program = commands.require("qemu-system-x86_64", package="qemu-system-x86")
+        boot = launch.boot
+        accelerator = await self._probe.choose(program, boot.kernel, boot.kernel_sha256)
+        note = f"{accelerator.name}, {machine_of(launch, accelerator)}: {accelerator.reason}"
+        paths = folders.create(self._run, launch, note=note)
+        with processes.locked(paths.lock) as lock:
+            if lock is None:
+                return  # it lives after all
+            _clear_remains(paths)
+            with self._taps(launch) as taps:
+                qemu = self._program(program, launch, (paths, accelerator), taps)
+                await processes.launch(qemu, keep=(lock, *taps.values()))
+
+    def _program(
+        self,
+        program: str,
+        launch: LaunchSpec,
+        where: tuple[VmPaths, Accelerator],
+        taps: Mapping[str, int],
+    ) -> Program:
+        paths, accelerator = where
+        groups = ()
+        if accelerator.name == "kvm":
+            groups = (os.stat("/dev/kvm").st_gid,)  # noqa: PTH116 - one look, no path kept
+        return Program(
+            uid=launch.uid,
+            unix_id=launch.unix_id,
+            argv=command_line(program, launch, paths, accelerator, taps),
+            record=paths.process,
+            log=paths.vmm_log,
+            folder=paths.io,
+            groups=groups,
+            cgroups=cgroups.create(launch.uid),
+            limits=_LIMITS,
+        )
+
+    @contextmanager
+    def _taps(self, launch: LaunchSpec) -> Iterator[Mapping[str, int]]:
+        """Descriptors of all the VM's taps, open for as long as the launch takes."""
+        opened: dict[str, int] = {}
+        try:
+            for interface in launch.interfaces:
+                opened[interface.tap] = self._open_tap(interface.tap)
+            yield opened
+        finally:
+            for descriptor in opened.values():
+                os.close(descriptor)
+
+    async def _settle(self, paths: VmPaths, launch: LaunchSpec, power: str) -> None:
+        """From a held VMM to a running guest: its console first, so no output is lost.
+
+        Raises DriverError with QEMU's last words when it ended meanwhile.
+        """
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while True:
+            try:
+                async with connected(paths.qmp) as monitor:
+                    await _check_identity(monitor, launch)
+                    await console.ensure_holder(paths, uid=launch.uid, unix_id=launch.unix_id)
+                    await _to_power(monitor, power)
+                    return
+            except TransientError:
+                # Its sockets appear some time after the exec; nothing announces them.
+                if not processes.is_held(paths.lock):
+                    raise _died(paths, launch) from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(_CONNECT_PAUSE_S)
+
+    # -- ending ---------------------------------------------------------------------------
+
+    async def _end(self, paths: VmPaths, proof: Proof, *, graceful: bool) -> None:
+        try:
+            async with connected(paths.qmp) as monitor:
+                if graceful and await monitor.status() == "running":
+                    await monitor.execute("system_powerdown")
+                    await monitor.wait_for(_ENDED, POWERDOWN_TIMEOUT_S)
+                await monitor.execute("quit")
+        except (TransientError, DriverError):
+            # A monitor that is silent or gone: the kernel will not be refused.
+            await processes.kill(proof)
+            return
+        if not await processes.wait_for_end(proof, QUIT_TIMEOUT_S):
+            await processes.kill(proof)
+
+
+async def _check_identity(monitor: Monitor, launch: LaunchSpec) -> None:
+    found = await monitor.execute("query-uuid")
+    if found["UUID"] != uuid_of(launch.uid):
+        raise UnknownStateError(f"the VMM there answers as {found['UUID']}", subject=launch.vm)
+
+
+async def _to_power(monitor: Monitor, power: str) -> None:
+    """Bring QEMU's run state to ``running`` or ``paused``.
+
+    A VMM that never ran goes through running for an instant: QEMU has no other way out of
+    ``prelaunch``.
+    """
+    status = await monitor.status()
+    if status in _ENDED:
+        raise DriverError(f"the guest has ended ({status})", hint="plan again")
+    if status == "prelaunch" or (power == "running" and status != "running"):
+        await monitor.execute("cont")
+    if power == "paused":
+        await monitor.execute("stop")
+
+
+def _clear_remains(paths: VmPaths) -> None:
+    """Records and sockets of an earlier VMM of this VM; its console log stays."""
+    for path in (paths.process, paths.qmp, paths.qmp_events, paths.serial):
+        path.unlink(missing_ok=True)
+
+
+def _died(paths: VmPaths, launch: LaunchSpec) -> DriverError:
+    try:
+        tail = paths.vmm_log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+    except OSError as error:
+        tail = f"its log cannot be read: {error.strerror}"
+    return DriverError(
+        f"QEMU ended right after its start: {tail or 'it said nothing'}",
+        subject=launch.vm,
+        hint=f"the whole log: {paths.vmm_log}",
+    )

@@ -1,0 +1,37 @@
+"""What `metald/v1` names but this version does not do: refused by name, never ignored.
+
+A field that were accepted and not enforced would be a promise broken in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile", "PricePlan"})
+
+# Field paths by kind; list indices are left out.
+RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
+    "Tenant": frozenset({"spec.pricePlan", "spec.quota.disk"}),
+    "Network": frozenset({"spec.ingress", "spec.dns"}),
+    "VM": frozenset(
+        {
+            "spec.disks",
+            "spec.cloudInit",
+            "spec.interfaces.bandwidth",
+            "spec.interfaces.packetsPerSecond",
+        }
+    ),
+    "Image": frozenset({"spec.rootfs"}),
+    "Host": frozenset({"spec.uplink", "spec.capacity", "spec.guestServices"}),
+}
+
+# Values that `metald/v1` knows for a field, beyond those this version takes.
+RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("Network", "spec.mode"): frozenset({"bridged"}),
+    ("Network", "spec.security"): frozenset({"medium", "low"}),
+    ("Network", "spec.egress"): frozenset({"internet", "none"}),
+    ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
+}
+
+NOT_YET = "is part of metald/v1, but this version does not implement it"
+REMOVE_HINT = "remove it; what cannot be enforced is refused"

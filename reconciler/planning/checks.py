@@ -1,0 +1,196 @@
+"""What is wrong with a fleet as a whole: references, prefixes, addresses, quotas.
+
+Pure; positions are added by ``source``. Works on what the specs say alone, so that
+`metald validate` finds it offline; what depends on the host is found by ``resolve``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Literal
+
+from reconciler.model.addresses import (
+    ResourceAddress,
+    network_address,
+    tenant_address,
+)
+from reconciler.model.fleet import Fleet
+from reconciler.model.identity import RESERVED_INTERFACE_IDS
+from reconciler.model.quantities import format_size
+from reconciler.model.specs import Quota, Vm
+
+PathPart = str | int
+_DOCUMENTATION = IPv6Network("2001:db8::/32")
+_REFUSED = {
+    "link-local": IPv6Network("fe80::/10"),
+    "multicast": IPv6Network("ff00::/8"),
+    "loopback": IPv6Network("::1/128"),
+    "IPv4-mapped": IPv6Network("::ffff:0:0/96"),
+    "unspecified": IPv6Network("::/128"),
+}
+_TENANT_LENGTHS = (48, 56)
+_NETWORK_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One defect (or warning) of a resource; ``path`` leads to the field."""
+
+    resource: ResourceAddress
+    path: tuple[PathPart, ...]
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+
+def check(fleet: Fleet) -> tuple[Finding, ...]:
+    """Everything wrong with the fleet, in a stable order."""
+    found = [
+        *_references(fleet),
+        *_prefixes(fleet),
+        *_overlaps(fleet),
+        *_static_addresses(fleet),
+        *_quotas(fleet),
+        *_hosts(fleet),
+    ]
+    return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
+
+
+def _references(fleet: Fleet) -> Iterator[Finding]:
+    for document in (*fleet.networks.values(), *fleet.vms.values()):
+        tenant = tenant_address(document.metadata.tenant)
+        if tenant not in fleet.tenants:
+            yield _unknown(document.address, ("metadata", "tenant"), tenant, list(fleet.tenants))
+    for vm in fleet.vms.values():
+        for index, interface in enumerate(vm.spec.interfaces):
+            network = network_address(vm.metadata.tenant, interface.network)
+            if network not in fleet.networks:
+                path = ("spec", "interfaces", index, "network")
+                yield _unknown(vm.address, path, network, list(fleet.networks))
+
+
+def _unknown(
+    resource: ResourceAddress, path: tuple[PathPart, ...], target: str, known: list[ResourceAddress]
+) -> Finding:
+    near = difflib.get_close_matches(target, known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "declare it, or correct the name"
+    return Finding(resource, path, f"{target} is not declared", hint)
+
+
+def _prefixes(fleet: Fleet) -> Iterator[Finding]:
+    path = ("spec", "prefix")
+    for tenant in fleet.tenants.values():
+        prefix = tenant.spec.prefix
+        if isinstance(prefix, IPv6Network):
+            yield from _usable(tenant.address, prefix)
+            if not _TENANT_LENGTHS[0] <= prefix.prefixlen <= _TENANT_LENGTHS[1]:
+                yield Finding(tenant.address, path, f"{prefix} is not a /48 to /56")
+    for network in fleet.networks.values():
+        prefix = network.spec.prefix
+        if not isinstance(prefix, IPv6Network):
+            continue
+        if prefix.prefixlen != _NETWORK_LENGTH:
+            yield Finding(network.address, path, f"{prefix} is not a /64")
+        owner = fleet.tenants.get(tenant_address(network.metadata.tenant))
+        if owner is None:
+            continue
+        within = owner.spec.prefix
+        if within == "auto":
+            hint = f"give {owner.address} a prefix, or let this one be auto"
+            yield Finding(network.address, path, "the tenant's own prefix is auto", hint)
+        elif not prefix.subnet_of(within):
+            message = f"{prefix} is not inside the tenant's prefix {within}"
+            yield Finding(network.address, path, message)
+    for host in fleet.hosts.values():
+        if host.spec.prefix_pool is not None:
+            yield from _usable(host.address, host.spec.prefix_pool, ("spec", "prefixPool"))
+
+
+def _usable(
+    resource: ResourceAddress, prefix: IPv6Network, path: tuple[PathPart, ...] = ("spec", "prefix")
+) -> Iterator[Finding]:
+    for name, refused in _REFUSED.items():
+        if prefix.overlaps(refused):
+            yield Finding(resource, path, f"{prefix} is {name} address space")
+            return
+    if prefix.overlaps(_DOCUMENTATION):
+        message = f"{prefix} is documentation space, never routed (RFC 3849)"
+        yield Finding(resource, path, message, severity="warning")
+
+
+def _overlaps(fleet: Fleet) -> Iterator[Finding]:
+    """Sorted by address, prefixes overlap only with the widest one still open before them."""
+    for documents in (fleet.tenants.values(), fleet.networks.values()):
+        rows = [
+            (document.spec.prefix, document.address)
+            for document in documents
+            if isinstance(document.spec.prefix, IPv6Network)
+        ]
+        rows.sort(key=lambda row: (int(row[0].network_address), row[0].prefixlen, row[1]))
+        last: tuple[IPv6Network, ResourceAddress] | None = None
+        for prefix, address in rows:
+            if last is not None and prefix.overlaps(last[0]):
+                message = f"{prefix} overlaps {last[0]} of {last[1]}"
+                yield Finding(address, ("spec", "prefix"), message, "choose another prefix")
+            else:
+                last = (prefix, address)
+
+
+def _static_addresses(fleet: Fleet) -> Iterator[Finding]:
+    owners: dict[IPv6Address, ResourceAddress] = {}
+    for vm in fleet.vms.values():
+        for index, interface in enumerate(vm.spec.interfaces):
+            address = interface.address
+            if address == "auto":
+                continue
+            path = ("spec", "interfaces", index, "address")
+            network = fleet.networks.get(network_address(vm.metadata.tenant, interface.network))
+            prefix = network.spec.prefix if network else "auto"
+            if isinstance(prefix, IPv6Network) and address not in prefix:
+                message = f"{address} is not inside the network's prefix {prefix}"
+                yield Finding(vm.address, path, message, f"choose one in {prefix}")
+            if int(address) % 2**64 in RESERVED_INTERFACE_IDS:
+                message = f"{address} is reserved in every network"
+                yield Finding(vm.address, path, message, "choose another interface identifier")
+            if address in owners:
+                message = f"{address} belongs to {owners[address]} already"
+                yield Finding(vm.address, path, message, "choose another, or auto")
+            owners.setdefault(address, vm.address)
+
+
+def _quotas(fleet: Fleet) -> Iterator[Finding]:
+    vms: dict[str, list[Vm]] = defaultdict(list)
+    networks: dict[str, int] = defaultdict(int)
+    for vm in fleet.vms.values():
+        vms[vm.metadata.tenant].append(vm)
+    for network in fleet.networks.values():
+        networks[network.metadata.tenant] += 1
+    for tenant in fleet.tenants.values():
+        name = tenant.metadata.name
+        used = {
+            "vms": len(vms[name]),
+            "vcpus": sum(vm.spec.vcpus for vm in vms[name]),
+            "memory": sum(vm.spec.memory for vm in vms[name]),
+            "networks": networks[name],
+        }
+        yield from _exceeded(tenant.address, tenant.spec.quota, used)
+
+
+def _exceeded(address: ResourceAddress, quota: Quota, used: dict[str, int]) -> Iterator[Finding]:
+    for key, value in used.items():
+        limit = getattr(quota, key)
+        if limit is not None and value > limit:
+            shown = (format_size(value), format_size(limit)) if key == "memory" else (value, limit)
+            message = f"{shown[0]} declared in total, the quota is {shown[1]}"
+            yield Finding(address, ("spec", "quota", key), message, "raise it, or declare less")
+
+
+def _hosts(fleet: Fleet) -> Iterator[Finding]:
+    for address in list(fleet.hosts)[1:]:
+        first = next(iter(fleet.hosts))
+        yield Finding(address, ("kind",), f"a second Host; {first} is declared already",
+                      "one fleet is one host's")  # fmt: skip
