@@ -1,0 +1,32 @@
+"""The kernel command line of a guest: what its kernel and its first process are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.model.resolved import GATEWAY, GuestInterface
+
+# panic=0: a crashed guest stays, so that pvpanic's word reaches the host and a person can
+# still read the console. The rest spares probing that takes longest under emulation.
+_COMMON = (
+    "console=ttyS0", "quiet", "loglevel=4", "panic=0", "random.trust_cpu=on",
+    "tsc=reliable", "no_timer_check", "mitigations=off", "rdinit=/init",
+)  # fmt: skip
+
+
+def kernel_cmdline(
+    name: str, interfaces: Sequence[GuestInterface], *, machine: str, extra: str = ""
+) -> str:
+    """The words for one VM. ``name``: ``tenant/vm``; ``extra``: the spec's own words, last.
+
+    ``machine``: microvm finds its devices through ACPI, q35 over PCI; both need no word.
+    """
+    words = [*_COMMON, f"metald.name={name}", f"metald.gw={GATEWAY}"]
+    words += [
+        f"metald.if={','.join((interface.mac, *interface.addresses))}" for interface in interfaces
+    ]
+    if machine == "microvm":
+        words.append("reboot=t")
+    if extra:
+        words.append(extra)
+    return " ".join(words)
