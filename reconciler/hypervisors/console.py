@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,7 +40,8 @@ async def ensure_holder(paths: VmPaths, *, uid: str, unix_id: int) -> None:
             program = Program(
                 uid=uid,
                 unix_id=unix_id,
-                argv=(sys.executable, "-I", "-S", str(HOLDER), json.dumps(spec)),
+                script=HOLDER,
+                argv=(HOLDER.name, json.dumps(spec)),
                 record=paths.console_process,
                 log=paths.root / "console-holder.log",
                 folder=paths.io,

@@ -1,7 +1,7 @@
 """The console holder: keeps a guest's serial port connected, its output on disk, within bounds.
 
-Run as a script by a fresh interpreter (``python -I -S console_holder.py JSON``), one per VM,
-under the VM's unix user; standard library only. It outlives metald. It is the only client of
+Loaded and called by the launcher (``launch.py``), one process per VM, under the VM's unix
+user; standard library only, all of it imported here. It outlives metald. It is the only client of
 the VMM's serial socket, writes what the guest prints to a log of bounded size, and offers a
 socket for attaching: each client first gets the tail of the log, then everything as it comes;
 what clients type goes to the guest. A client that does not read is dropped, the guest never
@@ -176,7 +176,3 @@ def main() -> None:
     os.write(spec["ready"], b"ready")
     os.close(spec["ready"])
     holder.run()
-
-
-if __name__ == "__main__":
-    main()

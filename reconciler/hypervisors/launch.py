@@ -3,16 +3,19 @@
 Run as a script by a fresh interpreter (``python -I -S launch.py JSON``); standard library
 only. It forks, so that the program outlives its starter without becoming its zombie; the
 child joins its cgroup, sets limits, writes the process record, and only then gives up every
-privilege and becomes the program by exec. Because the record is written before exec, and the
-lock descriptor is inherited, no instant exists in which a program runs unrecorded.
+privilege and becomes the program: by exec for ``argv``, or for ``script`` by calling the
+``main`` of a Python file loaded before (after, the interpreter's own files may be out of
+reach). Because the record is written before that, and the lock descriptor is inherited, no
+instant exists in which a program runs unrecorded.
 
-The starter waits for the exec: a failure before it comes back as text on standard error.
+The starter waits until then: a failure before it comes back as text on standard error.
 """
 
 import ctypes
 import json
 import os
 import resource
+import runpy
 import struct
 import sys
 
@@ -23,7 +26,7 @@ _LAST_CAPABILITY_FILE = "/proc/sys/kernel/cap_last_cap"
 
 
 def main() -> None:
-    """Start what the JSON argument describes; exit 0 once the program has been exec'd."""
+    """Start what the JSON argument describes; exit 0 once the program has begun."""
     spec = json.loads(sys.argv[1])
     reader, writer = os.pipe()
     if os.fork():
@@ -33,14 +36,15 @@ def main() -> None:
         sys.exit(problem or 0)
     os.close(reader)
     try:
-        _become(spec)
+        _become(spec, writer)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the starter must hear it
         os.write(writer, f"{type(error).__name__}: {error}".encode())
         os._exit(1)
 
 
-def _become(spec: dict) -> None:  # type: ignore[type-arg]  # plain JSON
+def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plain JSON
     os.setsid()
+    script = runpy.run_path(spec["script"]) if spec["script"] else None
     _redirect(spec["log"])
     for procs in spec["cgroups"]:
         with open(procs, "w") as stream:
@@ -51,7 +55,12 @@ def _become(spec: dict) -> None:  # type: ignore[type-arg]  # plain JSON
     os.umask(0o077)
     os.chdir(spec["folder"])
     _drop_privileges(spec["unix_id"], spec["groups"])
-    os.execve(spec["argv"][0], spec["argv"], spec["environment"])
+    if script is None:
+        os.execve(spec["argv"][0], spec["argv"], spec["environment"])
+    os.close(starter)
+    sys.argv = spec["argv"]
+    script["main"]()
+    os._exit(0)
 
 
 def _redirect(log: str) -> None:

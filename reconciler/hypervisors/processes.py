@@ -32,7 +32,10 @@ BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What the launcher makes of a process. ``limits`` by name in ``resource``."""
+    """What the launcher makes of a process. ``limits`` by name in ``resource``.
+
+    ``script``: a Python file whose ``main`` is called instead of exec'ing ``argv``.
+    """
 
     uid: str
     unix_id: int
@@ -44,6 +47,7 @@ class Program:
     cgroups: tuple[Path, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    script: Path | None = None
 
     def to_json(self) -> str:
         """As the launcher reads it."""
@@ -51,6 +55,7 @@ class Program:
             "uid": self.uid,
             "unix_id": self.unix_id,
             "argv": list(self.argv),
+            "script": "" if self.script is None else str(self.script),
             "record": str(self.record),
             "log": str(self.log),
             "folder": str(self.folder),

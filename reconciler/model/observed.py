@@ -32,6 +32,7 @@ class TapState:
 
     name: str
     alias: str
+    mac: str
     up: bool
     attached: bool
     mtu: int

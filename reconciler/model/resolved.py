@@ -13,6 +13,9 @@ from typing import Any
 from reconciler.model.addresses import ResourceAddress
 
 GATEWAY = "fe80::1"
+# The host's side of every tap: a fixed MAC (locally administered), so that a guest whose tap
+# was healed still knows its gateway. No two taps share a segment.
+GATEWAY_MAC = "02:6d:65:74:61:6c"
 MTU = 1500
 ALIAS_PREFIX = "metald "
 # Per-link settings of every tap, by short name (Documentation/networking/ip-sysctl.rst).

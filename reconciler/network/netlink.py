@@ -33,6 +33,7 @@ class Link:
     index: int
     name: str
     alias: str
+    mac: str
     kind: str
     up: bool
     carrier: bool
@@ -201,6 +202,7 @@ def _link(message: Any) -> Link:
         index=message["index"],
         name=message.get("IFLA_IFNAME"),
         alias=message.get("IFLA_IFALIAS") or "",
+        mac=message.get("IFLA_ADDRESS") or "",
         kind=(info.get("IFLA_INFO_KIND") if info else None) or "",
         up=bool(flags & _IFF_UP),
         carrier=bool(flags & _IFF_LOWER_UP),

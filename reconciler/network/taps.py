@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from reconciler.errors import MetaldError, RefusedError
 from reconciler.model.observed import TapState
-from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, Port
+from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
 from reconciler.network.netlink import Address, Link, Neighbour, Netlink, Route
 from reconciler.network.sysctls import write_link_sysctls
 from reconciler.network.tun import create_tap
@@ -60,6 +60,7 @@ def tap_state(tables: Tables, link: Link) -> TapState:
     return TapState(
         name=link.name,
         alias=link.alias,
+        mac=link.mac,
         up=link.up,
         attached=link.carrier,
         mtu=link.mtu,
@@ -96,6 +97,8 @@ def raise_tap(netlink: Netlink, tables: Tables, port: Port, sysctls: Mapping[str
         )
     if link.alias != port.alias:
         netlink.set_link(link.index, ifalias=port.alias)
+    if link.mac != GATEWAY_MAC:
+        netlink.set_link(link.index, address=GATEWAY_MAC)
     if link.mtu != port.mtu:
         netlink.set_link(link.index, mtu=port.mtu)
     write_link_sysctls(port.tap, sysctls, link.settings)

@@ -11,7 +11,7 @@ from typing import Any
 from reconciler.model.firewall import Element, port_elements
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
-from reconciler.model.resolved import TAP_SYSCTLS, LaunchSpec, Port
+from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, LaunchSpec, Port
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
 
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
@@ -22,6 +22,7 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
     addresses = frozenset((*port.addresses, port.link_local))
     wanted: tuple[tuple[str, Any, Any], ...] = (
         ("alias", state.alias, port.alias),
+        ("mac", state.mac, GATEWAY_MAC),
         ("up", state.up, True),
         ("mtu", state.mtu, port.mtu),
         ("gateway", state.gateway, True),

@@ -41,7 +41,7 @@ from reconciler.model.plan import (
     StopVm,
     Verdict,
 )
-from reconciler.model.resolved import TAP_SYSCTLS, Port
+from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, Port
 from reconciler.planning.planner import Scope, plan
 from reconciler.planning.resolve import resolve
 
@@ -187,7 +187,7 @@ class World:
             case AttachTap(launch, tap):
                 found = self.taps.get(tap)
                 bare = TapState(
-                    tap, "", False, True, 1500, False, frozenset(), frozenset(), {}
+                    tap, "", "", False, True, 1500, False, frozenset(), frozenset(), {}
                 )  # fmt: skip
                 self.taps[tap] = bare if found is None else replace(found, attached=True)
             case StartVm(launch, power, restarts):
@@ -275,6 +275,6 @@ def perfect_tap(port: Port, *, attached: bool) -> TapState:
     """The tap exactly as its port asks for it."""
     neighbours = frozenset((a, port.mac) for a in (*port.addresses, port.link_local))
     return TapState(
-        port.tap, port.alias, True, attached, port.mtu, True,
+        port.tap, port.alias, GATEWAY_MAC, True, attached, port.mtu, True,
         frozenset(port.addresses), neighbours, dict(TAP_SYSCTLS),
     )  # fmt: skip

@@ -33,7 +33,7 @@ _APPLETS = (
     "setsid", "sh", "sleep", "sync", "tail", "timeout", "top", "tr", "uname", "uptime", "wget",
 )  # fmt: skip
 _ANSWER = b'#!/bin/sh\nread -r up _ </proc/uptime\necho "metald $(hostname) up $up"\n'
-_ACPID_CONF = b"PWRF /poweroff\n"
+_ACPID_CONF = b"PWRF poweroff\n"
 _ACPI_MAP = b"EV_KEY 0x01 KEY_POWER 116 1 PWRF\n"
 _POWEROFF = b"#!/bin/sh\npoweroff -f\n"
 
@@ -103,7 +103,7 @@ def verify(images: Path, name: str) -> BuiltImage:
 
 def _inputs(version: str, busybox: bytes, init: bytes) -> str:
     state = hashlib.sha256()
-    for part in (version.encode(), busybox, init, repr((_MODULES, _APPLETS, _ANSWER)).encode()):
+    for part in (version.encode(), busybox, init, repr((_MODULES, _APPLETS, _ANSWER, _ACPID_CONF, _ACPI_MAP)).encode()):
         state.update(hashlib.sha256(part).digest())
     return state.hexdigest()
 

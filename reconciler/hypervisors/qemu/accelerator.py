@@ -15,7 +15,6 @@ import os
 from pathlib import Path
 
 from reconciler import commands, files
-from reconciler.errors import MetaldError
 from reconciler.hypervisors.processes import read_boot_id
 from reconciler.hypervisors.qemu.command import Accelerator
 
@@ -70,6 +69,7 @@ async def probe(program: str, kernel: str) -> Accelerator:
         await commands.run_async(argv, timeout_s=PROBE_TIMEOUT_S)
     except commands.CommandTimeoutError:
         return Accelerator("tcg", f"a guest under KVM hung for {PROBE_TIMEOUT_S:g} s at boot")
-    except MetaldError as error:
-        return Accelerator("tcg", f"a guest under KVM failed: {error}")
+    except commands.CommandError as error:
+        words = error.completed.stderr.strip().splitlines() or ["it said nothing"]
+        return Accelerator("tcg", f"a guest under KVM failed: {words[0]}")
     return Accelerator("kvm", "a guest booted under KVM")
