@@ -17,6 +17,7 @@ from reconciler.execution.lock import Holder, WriterLock
 from reconciler.execution.state.records import Event
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.execution.state.store import Store
+from reconciler.hypervisors import folders
 from reconciler.network import namespace
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.settings import Settings
@@ -44,6 +45,7 @@ def hold(settings: Settings) -> Iterator[Held]:
     claim = functools.partial(namespace.claim, str(state.root))
     with WriterLock(state, claim=claim) as holder, closing(open_store(state)) as store:
         _close_interrupted_runs(store)
+        folders.sweep(run)
         engine = Engine(open_world(state, run), store, settings.parallelism)
         yield Held(settings, holder, engine, store, run, state)
 

@@ -23,9 +23,10 @@ from reconciler.execution.reports import apply_document
 from reconciler.execution.state.store import Store
 from reconciler.model.addresses import ResourceAddress, parse_address
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Hold
+from reconciler.model.ledger import Hold, Managed
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
+from reconciler.planning.holds import declared_digest
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
 
@@ -93,7 +94,7 @@ class Operations:
             before = self.store.ledger(time.time()).managed
             outcome = await self._carry_out(request, arguments, emit)
             if outcome.is_complete and targets:
-                self._hold_destroyed(outcome.plan, {a: m.spec_hash for a, m in before.items()})
+                self._hold_destroyed(outcome.plan, before)
             reply = _reply(outcome, source)
         if outcome.is_complete and arguments.get("purge") and not targets:
             self.store.purge()
@@ -134,7 +135,7 @@ class Operations:
             raise MetaldError("nothing by that address is managed here", subject=target,
                               hint="see metald get vm")  # fmt: skip
 
-    def _hold_destroyed(self, plan: Plan, hashes: Mapping[ResourceAddress, str]) -> None:
+    def _hold_destroyed(self, plan: Plan, before: Mapping[ResourceAddress, Managed]) -> None:
         """An imperative act outlasts the next pass: hold what the specs still declare."""
         owner = os.environ.get("SUDO_USER") or "root"
         for change in plan.changes:
@@ -145,7 +146,7 @@ class Operations:
                         owner,
                         "destroyed by hand; comes back when its spec changes or on metald apply",
                         time.time(),
-                        hashes.get(change.resource, ""),
+                        declared_digest(before[change.resource].spec),
                     )
                 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.errors import Problem, RefusedError, SpecError
 from reconciler.execution.executor import Executor, OnProgress, RunResult
@@ -40,13 +40,18 @@ def _unplaced(finding: Finding) -> Problem:
     return Problem("-", 0, 0, finding.message, finding.resource, field, finding.hint)
 
 
+def _unguarded(_: Plan, __: int) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is wanted: a fleet, the part of it this is about, and where it came from.
 
     ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only the
     resources it names are left alone (the daemon's). ``explain`` gives a finding its position
-    in the source.
+    in the source. ``guard`` may forbid a plan's deletions: it gets the plan and the number of
+    managed resources, and gives the reason, empty when all is well.
     """
 
     fleet: Fleet
@@ -54,6 +59,7 @@ class Request:
     scope: Scope = Scope()
     strict: bool = True
     explain: Callable[[Finding], Problem] = _unplaced
+    guard: Callable[[Plan, int], str] = _unguarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,11 @@ class Engine:
             return plan(EMPTY, observed, ledger, request.scope)
         resolution = resolve(request.fleet, ledger, observed.images)
         _refuse_findings(request, resolution)
-        return plan(resolution, observed, ledger, request.scope)
+        made = plan(resolution, observed, ledger, request.scope)
+        reason = request.guard(made, len(ledger.managed))
+        if not reason:
+            return made
+        return plan(resolution, observed, ledger, replace(request.scope, keep_gone=reason))
 
     async def apply(
         self,

@@ -6,12 +6,16 @@ has none, VMs run without and `doctor` says so. Documentation/admin-guide/cgroup
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import time
 from pathlib import Path
 
 from reconciler.errors import TransientError
 
 SLICE = "metald.slice"
+REMOVE_TIMEOUT_S = 5.0
+_REMOVE_PAUSE_S = 0.02
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 
 
@@ -44,24 +48,33 @@ def create(uid: str) -> tuple[Path, ...]:
     return (path / "cgroup.procs",)
 
 
-def remove(uid: str) -> None:
+async def remove(uid: str) -> None:
     """Remove the VM's cgroup, and the slice when it was the last; fine when they are gone.
 
-    Raises TransientError when something still runs in it.
+    A process leaves its cgroup a moment after its end can be seen: wait for that. Raises
+    TransientError when something still runs in it at the deadline.
     """
     path = folder(uid)
     if path is None:
         return
+    deadline = time.monotonic() + REMOVE_TIMEOUT_S
+    while not _removed(path):
+        if time.monotonic() > deadline:
+            raise TransientError("something still runs in the VM's cgroup", subject=str(path))
+        await asyncio.sleep(_REMOVE_PAUSE_S)
+    _removed(path.parent)
+
+
+def _removed(path: Path) -> bool:
+    """Remove an empty cgroup; False when it is in use."""
     try:
         path.rmdir()
     except FileNotFoundError:
-        return
+        return True
     except OSError as error:
+        if error.errno in {errno.EBUSY, errno.ENOTEMPTY}:
+            return False
         raise TransientError(
-            f"the VM's cgroup cannot be removed: {error.strerror}", subject=str(path)
+            f"the cgroup cannot be removed: {error.strerror}", subject=str(path)
         ) from error
-    try:
-        path.parent.rmdir()
-    except OSError as error:
-        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT}:
-            raise TransientError(f"{path.parent}: {error.strerror}") from error
+    return True

@@ -63,7 +63,11 @@ class VmRecord:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """An operator's imperative act that outlasts a pass; shown by every plan."""
+    """An operator's imperative act that outlasts a pass; shown by every plan.
+
+    ``spec_hash``: what was declared then (``planning.holds.declared_digest``); a changed
+    declaration ends the hold.
+    """
 
     address: ResourceAddress
     owner: str

@@ -27,6 +27,7 @@ from reconciler.planning.compare_host import (
 from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
+from reconciler.planning.holds import declared_digest
 from reconciler.planning.recorded import recorded_ports, recorded_vm
 from reconciler.planning.resolve import Resolution
 
@@ -77,7 +78,7 @@ def _active_holds(fleet: ResolvedFleet, ledger: Ledger, scope: Scope) -> tuple[H
     return tuple(
         hold
         for address, hold in sorted(ledger.holds.items())
-        if address in fleet.vms and fleet.vms[address].spec_hash == hold.spec_hash
+        if address in fleet.vms and declared_digest(fleet.vms[address].spec) == hold.spec_hash
     )
 
 

@@ -20,6 +20,7 @@ from reconciler.model.ledger import Hold
 from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS
 from reconciler.planning.canonical import to_plain
+from reconciler.planning.holds import declared_digest
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
 from tests.planning.world import World
@@ -69,7 +70,8 @@ def drift(world: World, entry: dict[str, Any]) -> None:
         case "held":
             managed = world.managed[entry["vm"]]
             world.holds[managed.address] = Hold(
-                managed.address, "root", entry["reason"], world.now_s, managed.spec_hash
+                managed.address, "root", entry["reason"], world.now_s,
+                declared_digest(managed.spec),
             )
         case "ledger-lost-vm":
             managed = world.managed.pop(entry["vm"])

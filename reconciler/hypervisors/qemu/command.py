@@ -37,15 +37,17 @@ def command_line(
     launch: LaunchSpec,
     paths: VmPaths,
     accelerator: Accelerator,
-    taps: Mapping[str, int],
+    descriptors: Mapping[str, int],
 ) -> tuple[str, ...]:
-    """The argument list. ``taps``: descriptor by tap name, inherited at that number."""
+    """The argument list. ``descriptors``: by tap name and by boot file, inherited at those
+    numbers: the VMM opens nothing of the host's by name.
+    """
     boot = launch.boot
     assert boot is not None  # noqa: S101 - specs without boot are refused for qemu
     machine = machine_of(launch, accelerator)
     name = launch.vm.removeprefix("vm/")
     words = kernel_cmdline(name, launch.interfaces, machine=machine, extra=boot.cmdline)
-    initrd = ["-initrd", boot.initrd] if boot.initrd else []
+    initrd = ["-initrd", _inherited(descriptors[boot.initrd])] if boot.initrd else []
     return (
         program,
         "-name", f"{name},process=metald-vm,debug-threads=on",
@@ -57,12 +59,18 @@ def command_line(
         *_machine(machine, accelerator),
         "-smp", str(launch.vcpus),
         "-m", f"{max(1, launch.memory_bytes // MIB)}M",
-        "-kernel", boot.kernel, *initrd, "-append", words,
+        "-kernel", _inherited(descriptors[boot.kernel]), *initrd, "-append", words,
         *_monitors(paths),
         *_console(paths),
         *_devices(machine),
-        *_interfaces(launch, machine, taps),
+        *_interfaces(launch, machine, descriptors),
     )  # fmt: skip
+
+
+def _inherited(descriptor: int) -> str:
+    # Opening this link asks for the right to the file, not for a way to it: images may lie
+    # below folders that only root may enter.
+    return f"/proc/self/fd/{descriptor}"
 
 
 def uuid_of(uid: str) -> str:

@@ -67,7 +67,7 @@ class QemuDriver:
         if proof is not None:
             await self._end(paths, proof, graceful=graceful)
         await console.end_holder(paths)
-        cgroups.remove(uid)
+        await cgroups.remove(uid)
         folders.remove(self._run, uid)
 
     async def set_power(self, uid: str, power: str) -> None:
@@ -116,16 +116,16 @@ class QemuDriver:
             if lock is None:
                 return  # it lives after all
             _clear_remains(paths)
-            with self._taps(launch) as taps:
-                qemu = self._program(program, launch, (paths, accelerator), taps)
-                await processes.launch(qemu, keep=(lock, *taps.values()))
+            with self._descriptors(launch) as opened:
+                qemu = self._program(program, launch, (paths, accelerator), opened)
+                await processes.launch(qemu, keep=(lock, *opened.values()))
 
     def _program(
         self,
         program: str,
         launch: LaunchSpec,
         where: tuple[VmPaths, Accelerator],
-        taps: Mapping[str, int],
+        opened: Mapping[str, int],
     ) -> Program:
         paths, accelerator = where
         groups = ()
@@ -134,7 +134,7 @@ class QemuDriver:
         return Program(
             uid=launch.uid,
             unix_id=launch.unix_id,
-            argv=command_line(program, launch, paths, accelerator, taps),
+            argv=command_line(program, launch, paths, accelerator, opened),
             record=paths.process,
             log=paths.vmm_log,
             folder=paths.io,
@@ -144,12 +144,15 @@ class QemuDriver:
         )
 
     @contextmanager
-    def _taps(self, launch: LaunchSpec) -> Iterator[Mapping[str, int]]:
-        """Descriptors of all the VM's taps, open for as long as the launch takes."""
+    def _descriptors(self, launch: LaunchSpec) -> Iterator[Mapping[str, int]]:
+        """The VM's taps and boot files, open for as long as the launch takes."""
+        assert launch.boot is not None  # noqa: S101 - specs without boot are refused for qemu
         opened: dict[str, int] = {}
         try:
             for interface in launch.interfaces:
                 opened[interface.tap] = self._open_tap(interface.tap)
+            for path in filter(None, (launch.boot.kernel, launch.boot.initrd)):
+                opened[path] = _open_boot_file(path)
             yield opened
         finally:
             for descriptor in opened.values():
@@ -218,6 +221,13 @@ def _clear_remains(paths: VmPaths) -> None:
     """Records and sockets of an earlier VMM of this VM; its console log stays."""
     for path in (paths.process, paths.qmp, paths.qmp_events, paths.serial):
         path.unlink(missing_ok=True)
+
+
+def _open_boot_file(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DriverError(f"the boot file cannot be opened: {error.strerror}", subject=path) from error
 
 
 def _died(paths: VmPaths, launch: LaunchSpec) -> DriverError:

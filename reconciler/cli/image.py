@@ -1,0 +1,77 @@
+"""`metald image build|list|verify`: images built on this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reconciler.cli.common import print_json, settings_of
+from reconciler.errors import MetaldError
+from reconciler.hypervisors.image import BuiltImage, build_minimal
+from reconciler.hypervisors.image import verify as verify_image
+from reconciler.hypervisors.image.builder import MINIMAL
+from reconciler.paths import StatePaths
+
+
+@click.group()
+def image() -> None:
+    """Build, list and verify images."""
+
+
+@image.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@click.pass_context
+def build(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Build the image NAME (`minimal`) from the distribution's kernel and busybox."""
+    if name != MINIMAL:
+        raise MetaldError(f"there is no recipe for {name!r}", hint=f"metald image build {MINIMAL}")
+    images = _folder(ctx)
+    built = build_minimal(images, progress=lambda line: click.echo(line, err=as_json))
+    if as_json:
+        print_json(_item(built))
+    else:
+        click.echo(f"{built.name}: kernel {built.kernel_release}, in {built.kernel.parent}")
+
+
+@image.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@click.pass_context
+def list_images(ctx: click.Context, as_json: bool) -> None:
+    """List the images built here."""
+    images = _folder(ctx)
+    found = [verify_image(images, MINIMAL)] if (images / MINIMAL).is_dir() else []
+    if as_json:
+        print_json(
+            {"format": "metald.list/v1", "kind": "image", "items": [_item(i) for i in found]}
+        )
+        return
+    for entry in found:
+        click.echo(f"{entry.name}  {entry.kernel_release}  kernel sha256 {entry.kernel_sha256}")
+    if not found:
+        click.echo("no image was built here; metald image build minimal")
+
+
+@image.command()
+@click.argument("name")
+@click.pass_context
+def verify(ctx: click.Context, name: str) -> None:
+    """Read an image's files and compare them with the digests of its build."""
+    found = verify_image(_folder(ctx), name)
+    click.echo(f"{found.name}: both files are as built")
+
+
+def _folder(ctx: click.Context) -> Path:
+    return StatePaths(settings_of(ctx).state_dir).images
+
+
+def _item(built: BuiltImage) -> dict[str, object]:
+    return {
+        "resource": f"image/{built.name}",
+        "kernel": str(built.kernel),
+        "kernelSha256": built.kernel_sha256,
+        "initrd": str(built.initrd),
+        "initrdSha256": built.initrd_sha256,
+        "kernelRelease": built.kernel_release,
+    }
