@@ -124,6 +124,11 @@ class RunPaths:
         """Parent of all VM run folders (mode 0711, so a VM reaches its own folder only)."""
         return self.root / "vms"
 
+    @property
+    def accelerator(self) -> Path:
+        """What the probe for KVM found in this boot of the host."""
+        return self.root / "accelerator.json"
+
     def vm(self, uid: str) -> VmPaths:
         """The run folder of the VM with this uid."""
         return VmPaths(self.vms / uid)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
 from reconciler.daemon.desired import load_strictly
 from reconciler.daemon.wire import Reply
 from reconciler.errors import EXIT_DONE, EXIT_PARTIAL, MetaldError, RefusedError
@@ -96,8 +97,11 @@ class Operations:
             if outcome.is_complete and targets:
                 self._hold_destroyed(outcome.plan, before)
             reply = _reply(outcome, source)
-        if outcome.is_complete and arguments.get("purge") and not targets:
-            self.store.purge()
+        if outcome.is_complete and not targets:
+            remove_run_folder(self.run)
+            if arguments.get("purge"):
+                self.store.purge()
+                remove_state_folder(self.state)
         return reply
 
     async def reboot(self, arguments: Arguments, emit: Emit) -> Reply:

@@ -37,7 +37,7 @@ for interface in $interfaces; do
         link=${device##*/}
         ip link set "$link" up
         for address in $(echo "${interface#*,}" | tr , ' '); do
-            ip -6 addr add "$address/128" dev "$link" nodad
+            ip -6 addr add "$address/128" dev "$link"
             all="$all $address"
             [ $first = yes ] || ip -6 route add "$address/64" via "$gateway" dev "$link"
         done

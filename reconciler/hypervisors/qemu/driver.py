@@ -49,7 +49,7 @@ class QemuDriver:
         self._run = run
         self._open_tap = open_tap
         self._reattach_tap = reattach_tap
-        self._probe = AcceleratorProbe(run.root / "accelerator.json")
+        self._probe = AcceleratorProbe(run.accelerator)
 
     async def start(self, launch: LaunchSpec, *, power: str) -> None:
         """Start the VM, or adopt the one whose lock is held, and bring it to ``power``."""

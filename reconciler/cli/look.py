@@ -1,0 +1,186 @@
+"""`status`, `get`, `describe`, `events`: looking, without the lock and without waiting."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Any
+
+import click
+
+from reconciler.cli.common import enter_host, print_json, run, settings_of
+from reconciler.errors import MetaldError
+from reconciler.model.addresses import ResourceAddress
+from reconciler.settings import Settings
+
+KINDS = ("tenant", "network", "vm", "image", "host")
+FOLLOW_PAUSE_S = 0.5
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table",
+    help="How to print it.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Same as -o json.")
+
+
+def _seen(settings: Settings) -> tuple[Any, Any]:
+    """(what views are made of, recent events)."""
+    from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
+    from reconciler.execution.views import Seen  # noqa: PLC0415
+
+    looking = run(look(settings))
+    return Seen(looking.ledger, looking.observed, looking.generations), looking.events
+
+
+def _print(data: Any, output: str) -> bool:
+    """Print data for programs; False when a table is wanted."""
+    if output == "json":
+        print_json(data)
+    elif output == "yaml":
+        import yaml  # noqa: PLC0415
+
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    return output != "table"
+
+
+@click.command()
+@output_option
+@json_option
+@click.pass_context
+def status(ctx: click.Context, output: str, as_json: bool) -> None:
+    """What runs here, and how it is."""
+    settings = enter_host(ctx)
+    from reconciler.execution.views import status_document  # noqa: PLC0415
+
+    seen, _ = _seen(settings)
+    document = status_document(seen)
+    if _print(document, "json" if as_json else output):
+        return
+    phases = ", ".join(f"{count} {phase}" for phase, count in sorted(document["phases"].items()))
+    click.echo(f"VMs: {phases or 'none'}; network {document['network']}")
+    _vm_table(document["vms"])
+    for hold in document["held"]:
+        click.echo(f"held: {hold['resource']} by {hold['owner']}: {hold['reason']}")
+
+
+def _vm_table(items: list[dict[str, Any]]) -> None:
+    rows = [("VM", "PHASE", "PID", "RESTARTS", "NETWORK", "ADDRESSES")]
+    for entry in items:
+        shown = entry["status"]
+        network = next(c for c in shown["conditions"] if c["type"] == "NetworkReady")
+        ok = {"True": "ready", "False": "drifted"}.get(network["status"], "unknown")
+        rows.append(
+            (
+                entry["resource"].removeprefix("vm/"),
+                shown["phase"],
+                str(shown["pid"] or "-"),
+                str(shown["restarts"]),
+                ok,
+                ", ".join(shown["addresses"]) or "-",
+            )
+        )
+    _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
+    if len(rows) == 1:
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name", required=False)
+@output_option
+@json_option
+@click.pass_context
+def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: bool) -> None:
+    """List resources of KIND (tenant, network, vm, image, host), or the one called NAME."""
+    singular = kind.lower().removesuffix("s")
+    if singular not in KINDS:
+        raise click.BadParameter(f"one of {', '.join(KINDS)}", param_hint="KIND")
+    settings = enter_host(ctx)
+    from reconciler.execution.views import listing  # noqa: PLC0415
+
+    seen, _ = _seen(settings)
+    document = listing(seen, singular)
+    if name is not None:
+        full = name if name.startswith(f"{singular}/") else f"{singular}/{name}"
+        document["items"] = [e for e in document["items"] if e["resource"] == full]
+        if not document["items"]:
+            raise MetaldError(f"no such {singular} is managed here", subject=full)
+    if _print(document, "json" if as_json else output):
+        return
+    if singular == "vm":
+        _vm_table(document["items"])
+        return
+    rows = [(singular.upper(), "PREFIX", "GENERATION")]
+    rows += [
+        (
+            entry["resource"].removeprefix(f"{singular}/"),
+            str(entry["spec"].get("prefix", "-")),
+            str(entry["generation"]),
+        )
+        for entry in document["items"]
+    ]
+    _table(rows)
+
+
+@click.command()
+@click.argument("address")
+@output_option
+@json_option
+@click.pass_context
+def describe(ctx: click.Context, address: str, output: str, as_json: bool) -> None:
+    """Everything about one resource: identity, allocations, process, events."""
+    settings = enter_host(ctx)
+    from reconciler.execution.views import description  # noqa: PLC0415
+
+    seen, events = _seen(settings)
+    managed = seen.ledger.managed.get(ResourceAddress(address))
+    if managed is None:
+        raise MetaldError(
+            "nothing by that address is managed here", subject=address, hint="see metald get vm"
+        )
+    document = description(seen, managed, events)
+    if not _print(document, "json" if as_json else output):
+        _print(document, "yaml")
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on as events come.")
+@click.option("--resource", help="Only events of this resource.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, help="How many at first.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document per line.")
+@click.pass_context
+def events(
+    ctx: click.Context, follow: bool, resource: str | None, limit: int, as_json: bool
+) -> None:
+    """What happened, oldest first."""
+    settings = settings_of(ctx)
+    from reconciler.execution.state.sqlite import open_reader  # noqa: PLC0415
+    from reconciler.paths import StatePaths  # noqa: PLC0415
+
+    with closing(open_reader(StatePaths(settings.state_dir))) as reader:
+        found = reader.events(limit=limit, resource=resource)
+        last = 0
+        while True:
+            for event in found:
+                last = event.id
+                _show_event(event.to_json(), as_json=as_json)
+            if not follow:
+                return
+            time.sleep(FOLLOW_PAUSE_S)
+            found = reader.events(after_id=last, resource=resource)
+
+
+def _show_event(event: dict[str, Any], *, as_json: bool) -> None:
+    import json  # noqa: PLC0415
+
+    if as_json:
+        click.echo(json.dumps(event))
+        return
+    mark = "!" if event["kind"] == "Warning" else " "
+    click.echo(f"{event['at']} {mark} {event['resource']}  {event['reason']}: {event['message']}")

@@ -1,0 +1,37 @@
+"""What a complete destroy takes away besides the resources: our own folders, and only ours."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from reconciler.paths import RunPaths, StatePaths
+
+
+def remove_run_folder(run: RunPaths) -> None:
+    """Remove what we keep in the run folder, and the folders themselves when empty."""
+    run.accelerator.unlink(missing_ok=True)
+    _remove_if_empty(run.vms)
+    _remove_if_empty(run.root)
+
+
+def remove_state_folder(state: StatePaths) -> None:
+    """Remove images and lock (the database is gone already), and the folder when empty.
+
+    Unlinking a held lock is safe: whoever waits for it locks the file that is there then.
+    """
+    if state.images.is_dir():
+        shutil.rmtree(state.images)
+    state.lock.unlink(missing_ok=True)
+    _remove_if_empty(state.root)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EBUSY}:
+            raise

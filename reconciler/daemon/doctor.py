@@ -1,0 +1,145 @@
+"""The checks behind `metald doctor`. Each looks at one thing and says what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reconciler import commands
+from reconciler.errors import MetaldError
+from reconciler.execution.lock import WriterLock
+from reconciler.hypervisors import cgroups
+from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
+from reconciler.network import firewall, namespace, sysctls
+from reconciler.network.kernel import KernelNetwork
+from reconciler.paths import RunPaths, StatePaths
+from reconciler.settings import Settings
+
+_CONTROLLERS = frozenset({"cpu", "memory", "pids", "io"})
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One check: ``level`` ok, warn or fail; ``remedy`` empty when there is nothing to do."""
+
+    check: str
+    level: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
+
+
+async def examine(settings: Settings) -> list[Checked]:
+    """Every check, in the order an operator would fix things."""
+    state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
+    return [
+        *_programs(),
+        _device(Path("/dev/net/tun"), "modprobe tun"),
+        await _network(),
+        *(await _neighbours()),
+        _cgroups(),
+        await _acceleration(state, run),
+        *_host_sysctls(),
+        _lock(settings, state),
+    ]
+
+
+def _programs() -> Iterator[Checked]:
+    for program, package, version in (
+        ("qemu-system-x86_64", "qemu-system-x86", "--version"),
+        ("nft", "nftables", "--version"),
+    ):
+        try:
+            path = commands.require(program, package=package)
+            words = commands.run([path, version]).stdout.splitlines()[0]
+            yield Checked(program, "ok", words)
+        except MetaldError as error:
+            yield Checked(program, "fail", error.message, error.hint)
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        yield Checked("busybox", "warn", "not installed; needed to build the minimal image",
+                      "apt-get install busybox-static")  # fmt: skip
+    else:
+        yield Checked("busybox", "ok", busybox)
+
+
+def _device(path: Path, remedy: str) -> Checked:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Checked(str(path), "fail", f"cannot be opened: {error.strerror}", remedy)
+    return Checked(str(path), "ok", "opens")
+
+
+async def _network() -> Checked:
+    """One real observation: netlink dumps and nft both answer in this namespace."""
+    try:
+        seen = await KernelNetwork().observe()
+    except MetaldError as error:
+        return Checked("network", "fail", str(error))
+    uplinks = ", ".join(seen.learned_uplinks)
+    note = f"; default route by router advertisement on {uplinks}" if uplinks else ""
+    rules = "loaded" if seen.firewall.listing else "not loaded"
+    return Checked("network", "ok", f"{len(seen.taps)} taps of ours, rules {rules}{note}")
+
+
+async def _neighbours() -> list[Checked]:
+    try:
+        chains = await firewall.foreign_forward_chains()
+    except MetaldError as error:
+        return [Checked("other firewalls", "warn", str(error))]
+    if not chains:
+        return [Checked("other firewalls", "ok", "no other forward chain drops by policy")]
+    return [
+        Checked("other firewalls", "warn", f"chain {chain} drops forwarded traffic by policy",
+                "let it accept traffic between links named mt*")
+        for chain in chains
+    ]  # fmt: skip
+
+
+def _cgroups() -> Checked:
+    if cgroups.unified_mount() is None:
+        return Checked("cgroup v2", "warn", "not mounted: VMs run without a cgroup of their own",
+                       "boot with systemd.unified_cgroup_hierarchy=1")  # fmt: skip
+    missing = _CONTROLLERS - cgroups.controllers()
+    if missing:
+        return Checked(
+            "cgroup v2", "warn",
+            f"mounted, without the controllers {', '.join(sorted(missing))}: usage is counted, "
+            "limits cannot be set",
+            "boot with systemd.unified_cgroup_hierarchy=1",
+        )  # fmt: skip
+    return Checked("cgroup v2", "ok", "cpu, memory, pids and io")
+
+
+async def _acceleration(state: StatePaths, run: RunPaths) -> Checked:
+    kernel = state.images / "minimal" / "kernel"
+    program = shutil.which("qemu-system-x86_64")
+    if program is None or not kernel.is_file():
+        return Checked("acceleration", "warn", "not tried: it takes QEMU and the minimal image",
+                       "metald image build minimal")  # fmt: skip
+    stamp = str(kernel.stat().st_mtime_ns)
+    chosen = await AcceleratorProbe(run.accelerator).choose(program, str(kernel), stamp)
+    if chosen.name == "kvm":
+        return Checked("acceleration", "ok", f"KVM: {chosen.reason}")
+    return Checked("acceleration", "warn", f"emulation: {chosen.reason}",
+                   "enable virtualization for this machine")  # fmt: skip
+
+
+def _host_sysctls() -> Iterator[Checked]:
+    for key, found, fine in sysctls.host_scope_report():
+        remedy = "" if fine else f"raise it in /etc/sysctl.d: {key}"
+        yield Checked(key, "ok" if fine else "warn", found, remedy)
+
+
+def _lock(settings: Settings, state: StatePaths) -> Checked:
+    if not state.lock.exists():
+        return Checked("writer", "ok", f"nobody holds {settings.state_dir}; nothing applied yet")
+    try:
+        with WriterLock(state, claim=lambda: namespace.claim(str(state.root))):
+            return Checked("writer", "ok", f"nobody holds {settings.state_dir}")
+    except MetaldError as error:
+        return Checked("writer", "ok", error.message)

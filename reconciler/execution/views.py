@@ -1,0 +1,158 @@
+"""What people and programs see of resources: the items of `status`, `get` and `describe`.
+
+Pure: built from the ledger, one observation and the generations. Format metald.list/v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.execution.state.records import Event, Generations, rfc3339
+from reconciler.model.addresses import ResourceAddress, kind_of
+from reconciler.model.ledger import Ledger, Managed, VmRecord
+from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
+from reconciler.planning.ports import port_differences
+from reconciler.planning.recorded import recorded_vm
+
+LIST_FORMAT = "metald.list/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything a view is made of."""
+
+    ledger: Ledger
+    observed: Observed
+    generations: Mapping[ResourceAddress, Generations]
+
+
+def listing(seen: Seen, kind: str) -> dict[str, Any]:
+    """All resources of a kind as a list document."""
+    items = [
+        item(seen, managed)
+        for address, managed in sorted(seen.ledger.managed.items())
+        if kind_of(address) == kind
+    ]
+    return {"format": LIST_FORMAT, "kind": kind, "items": items}
+
+
+def item(seen: Seen, managed: Managed) -> dict[str, Any]:
+    """One resource: spec, status and generations."""
+    address = managed.address
+    status = vm_status(seen, managed) if kind_of(address) == "vm" else _record_status(managed)
+    generation = seen.generations.get(address, Generations(managed.generation, 0))
+    return {
+        "resource": address,
+        "spec": dict(managed.spec),
+        "status": status,
+        "generation": generation.generation,
+        "observedGeneration": generation.observed,
+    }
+
+
+def _record_status(managed: Managed) -> dict[str, Any]:
+    return {"phase": "active", "uid": managed.uid, "conditions": []}
+
+
+def vm_status(seen: Seen, managed: Managed) -> dict[str, Any]:
+    """Phase, process, identity, addresses and conditions of a VM."""
+    state = seen.observed.vms.get(managed.uid)
+    record = seen.ledger.vms.get(managed.uid)
+    interfaces = managed.spec.get("interfaces", ())
+    live = state if isinstance(state, VmState) else None
+    return {
+        "phase": phase_of(managed, state, record),
+        "uid": managed.uid,
+        "pid": live.pid if live else None,
+        "addresses": [address for entry in interfaces for address in entry["addresses"]],
+        "taps": [entry["tap"] for entry in interfaces],
+        "accelerator": live.note if live else "",
+        "restarts": record.restarts if record else 0,
+        "conditions": conditions(seen, managed),
+    }
+
+
+def phase_of(managed: Managed, state: VmState | Unknown | None, record: VmRecord | None) -> str:
+    """One word for how a VM is: what was seen of it, else what is on record."""
+    if isinstance(state, Unknown):
+        return "unknown"
+    if record is not None and record.intent in {"completed", "failed"}:
+        return record.intent
+    if state is not None and state.phase in {VmPhase.RUNNING, VmPhase.PAUSED}:
+        return state.phase.value
+    if state is not None and state.phase is VmPhase.HELD:
+        return "booting"
+    if managed.spec.get("power") == "stopped" or record is None or record.intent == "stopped":
+        return "stopped"
+    return "back-off"
+
+
+def conditions(seen: Seen, managed: Managed) -> list[dict[str, Any]]:
+    """``Ready`` and ``NetworkReady``, each with reason and time of the look."""
+    state = seen.observed.vms.get(managed.uid)
+    record = seen.ledger.vms.get(managed.uid)
+    phase = phase_of(managed, state, record)
+    wanted = managed.spec.get("power", "running")
+    reason = record.reason if record and record.reason else phase
+    if isinstance(state, Unknown):
+        reason = state.reason
+    ready = "Unknown" if phase == "unknown" else str(phase == wanted)
+    network, network_reason = _network(seen, managed)
+    at = rfc3339(seen.ledger.now_s)
+    return [
+        {"type": "Ready", "status": ready, "reason": reason, "at": at},
+        {"type": "NetworkReady", "status": network, "reason": network_reason, "at": at},
+    ]
+
+
+def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
+    network = seen.observed.network
+    if not isinstance(network, NetworkState):
+        return "Unknown", network.reason
+    wrong = [
+        change.path
+        for port in recorded_vm(seen.ledger, managed).ports
+        for change in port_differences(port, network.taps.get(port.tap))
+    ]
+    return ("False", f"differs: {', '.join(wrong)}") if wrong else ("True", "as declared")
+
+
+def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict[str, Any]:
+    """Everything about one resource: its item, what it holds, what happened to it."""
+    held = [
+        {"kind": entry.kind, "value": entry.value}
+        for allocations in seen.ledger.held.values()
+        for entry in allocations
+        if entry.resource == managed.address
+    ]
+    hold = seen.ledger.holds.get(managed.address)
+    return {
+        "format": "metald.description/v1",
+        **item(seen, managed),
+        "incarnation": managed.incarnation,
+        "allocations": sorted(held, key=lambda row: (row["kind"], row["value"])),
+        "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
+        "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
+    }
+
+
+def status_document(seen: Seen) -> dict[str, Any]:
+    """The host at a glance: counts by phase, and every VM."""
+    vms = listing(seen, "vm")["items"]
+    phases: dict[str, int] = {}
+    for entry in vms:
+        phases[entry["status"]["phase"]] = phases.get(entry["status"]["phase"], 0) + 1
+    network = seen.observed.network
+    return {
+        "format": "metald.status/v1",
+        "at": rfc3339(seen.ledger.now_s),
+        "network": "observed" if isinstance(network, NetworkState) else f"unknown: {network.reason}",
+        "phases": phases,
+        "held": [
+            {"resource": hold.address, "owner": hold.owner, "reason": hold.reason}
+            for hold in seen.ledger.holds.values()
+        ],
+        "vms": vms,
+    }
