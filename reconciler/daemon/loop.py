@@ -145,14 +145,15 @@ class Loop:
         self._not_before_s = min(future, default=0.0)
         for change in plan.changes:
             self._say(f"{change.resource}: {change.action}: {change.reason}")
+        acted = {step.resource for step in plan.steps}
         for recovery in plan.recoveries:
-            self._say(f"{recovery.resource}: {recovery.verdict}: {recovery.reason}")
-        for address, why in (*plan.blocked, *plan.refused):
-            self._say(f"{address}: left alone: {why}")
-        if plan.changes or plan.recoveries:
+            if recovery.resource in acted:
+                self._say(f"{recovery.resource}: {recovery.verdict}: {recovery.reason}")
+        if outcome.run_id:
             self._say(f"pass: {outcome_word(outcome)}; {len(loaded.fleet)} resources desired")
-        if plan.warnings:
-            self._complain("\n".join(plan.warnings))
+        left_alone = [f"{a}: left alone: {why}" for a, why in (*plan.blocked, *plan.refused)]
+        if left_alone or plan.warnings:
+            self._complain("\n".join([*left_alone, *plan.warnings]))
         elif self._complaint and not loaded.problems and outcome.is_complete:
             self._say("all is well again")
             self._complaint = ""

@@ -52,9 +52,12 @@ class BuiltImage:
     kernel_release: str
 
 
-def build_minimal(images: Path, *, progress: Progress = lambda _: None) -> BuiltImage:
+def build_minimal(
+    images: Path, *, cache: Path | None = None, progress: Progress = lambda _: None
+) -> BuiltImage:
     """Build the image ``minimal`` below ``images`` unless its inputs are unchanged.
 
+    ``cache`` keeps downloaded packages; by default a hidden folder beside the images.
     Raises MetaldError naming what is missing (busybox-static, package lists, network).
     """
     busybox = Path(commands.require("busybox", package="busybox-static"))
@@ -69,7 +72,7 @@ def build_minimal(images: Path, *, progress: Progress = lambda _: None) -> Built
     work = Path(tempfile.mkdtemp(prefix=".build-", dir=images))
     try:
         progress(f"fetching {', '.join(package.names)}")
-        kernel.unpack(package, images / ".cache", work / "root")
+        kernel.unpack(package, cache or images / ".cache", work / "root")
         progress("building the initramfs")
         _assemble(work, busybox.read_bytes(), init, inputs)
         _put_in_place(work / "image", images / MINIMAL)
