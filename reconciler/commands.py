@@ -124,4 +124,3 @@ async def run_async(
     if completed.code not in expected:
         raise CommandError(completed)
     return completed
-

@@ -260,7 +260,7 @@ def main() -> int:
         return 1
     # A socket's path holds 107 bytes: the folder's must be short.
     # VMs run as users of their own and pass through it.
-    folder = Path(tempfile.mkdtemp(prefix="metald-demo-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="metald-demo-", dir="/tmp"))
     folder.chmod(0o711)
     demo = Demo(folder)
     with namespace():

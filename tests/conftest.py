@@ -41,7 +41,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()  # type: ignore[attr-defined]  # pluggy's Result
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped, and CI has everything it needs: {report.longrepr}"
+        report.longrepr = (
+            f"{item.nodeid}: skipped, and CI has everything it needs: {report.longrepr}"
+        )
 
 
 def _ip(*words: str) -> None:

@@ -16,12 +16,20 @@ from reconciler.errors import EXIT_CHANGES, MetaldError
 from reconciler.settings import Settings
 
 _STEP_WORDS = {
-    "SetSysctls": "set host sysctls", "RestoreSysctls": "restore host sysctls",
-    "LoadFirewall": "load firewall rules", "RemoveFirewall": "remove firewall rules",
-    "ChangeElements": "firewall entries", "RaiseTap": "interface up", "AttachTap": "reattach interface",
-    "RemoveTap": "interface removed", "StartVm": "started", "StopVm": "stopped",
-    "SetPower": "power set", "Retire": "retired", "Verdict": "verdict recorded",
-}  # fmt: skip
+    "SetSysctls": "set host sysctls",
+    "RestoreSysctls": "restore host sysctls",
+    "LoadFirewall": "load firewall rules",
+    "RemoveFirewall": "remove firewall rules",
+    "ChangeElements": "firewall entries",
+    "RaiseTap": "interface up",
+    "AttachTap": "reattach interface",
+    "RemoveTap": "interface removed",
+    "StartVm": "started",
+    "StopVm": "stopped",
+    "SetPower": "power set",
+    "Retire": "retired",
+    "Verdict": "verdict recorded",
+}
 
 targets_option = click.option(
     "--target", "targets", multiple=True, metavar="ADDR",

@@ -46,9 +46,7 @@ def _paths(settings: Settings, address: str) -> VmPaths:
     with closing(open_reader(StatePaths(settings.state_dir))) as reader:
         managed = reader.ledger(0.0).managed.get(ResourceAddress(address))
     if managed is None or not address.startswith("vm/"):
-        raise MetaldError(
-            "no such VM is managed here", subject=address, hint="see metald get vm"
-        )
+        raise MetaldError("no such VM is managed here", subject=address, hint="see metald get vm")
     return RunPaths(settings.run_dir).vm(managed.uid)
 
 

@@ -21,8 +21,11 @@ def image() -> None:
 
 @image.command()
 @click.argument("name")
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False),
-              help="Keep downloaded packages in this folder.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep downloaded packages in this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 @click.pass_context
 def build(ctx: click.Context, name: str, cache: Path | None, as_json: bool) -> None:
@@ -30,9 +33,7 @@ def build(ctx: click.Context, name: str, cache: Path | None, as_json: bool) -> N
     if name != MINIMAL:
         raise MetaldError(f"there is no recipe for {name!r}", hint=f"metald image build {MINIMAL}")
     images = _folder(ctx)
-    built = build_minimal(
-        images, cache=cache, progress=lambda line: click.echo(line, err=as_json)
-    )
+    built = build_minimal(images, cache=cache, progress=lambda line: click.echo(line, err=as_json))
     if as_json:
         print_json(_item(built))
     else:

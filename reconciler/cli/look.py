@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -81,7 +82,7 @@ def _vm_table(items: list[dict[str, Any]]) -> None:
     _table(rows)
 
 
-def _table(rows: list[tuple[str, ...]]) -> None:
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
     if len(rows) == 1:
         return
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -60,18 +60,35 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", type=click.Path(path_type=Path), envvar="METALD_CONFIG",
-              help="Configuration file (default /etc/metald/config.yaml, if it exists).")
-@click.option("--state-dir", type=click.Path(path_type=Path), envvar="METALD_STATE_DIR",
-              help="State that survives reboots (default /var/lib/metald).")
-@click.option("--run-dir", type=click.Path(path_type=Path), envvar="METALD_RUN_DIR",
-              help="Sockets and run folders (default /run/metald).")
-@click.option("--netns", envvar="METALD_NETNS",
-              help="Keep the whole host network inside that named namespace.")
-@click.option("--debug", is_flag=True, envvar="METALD_DEBUG", help="Show tracebacks and debug logs.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="METALD_CONFIG",
+    help="Configuration file (default /etc/metald/config.yaml, if it exists).",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    envvar="METALD_STATE_DIR",
+    help="State that survives reboots (default /var/lib/metald).",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    envvar="METALD_RUN_DIR",
+    help="Sockets and run folders (default /run/metald).",
+)
+@click.option(
+    "--netns",
+    envvar="METALD_NETNS",
+    help="Keep the whole host network inside that named namespace.",
+)
+@click.option(
+    "--debug", is_flag=True, envvar="METALD_DEBUG", help="Show tracebacks and debug logs."
+)
 @click.version_option(__version__, prog_name="metald")
 @click.pass_context
-def cli(ctx: click.Context, debug: bool, **options: Any) -> None:
+def cli(ctx: click.Context, /, debug: bool, **options: Any) -> None:
     """A declarative reconciler for virtual-machine hosts.
 
     Specs go in, running and isolated VMs come out, and stay as declared.

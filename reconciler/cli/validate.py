@@ -77,8 +77,11 @@ def summary(fleet: Fleet) -> str:
 
 @click.command()
 @click.argument("kind", required=False)
-@click.option("--write", type=click.Path(path_type=Path, file_okay=False),
-              help="Write all schemas into this folder.")
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write all schemas into this folder.",
+)
 def schema(kind: str | None, write: Path | None) -> None:
     """Print the JSON Schema of KIND, or list or publish all of them."""
     from reconciler.source.schema import all_schemas, kind_schema  # noqa: PLC0415

@@ -20,7 +20,7 @@ from reconciler.daemon.desired import load_strictly
 from reconciler.daemon.holding import hold
 from reconciler.daemon.operations import Operations
 from reconciler.errors import MetaldError
-from reconciler.execution.engine import Engine, Request
+from reconciler.execution.engine import Request, Survey
 from reconciler.execution.host import open_world
 from reconciler.execution.state.records import Event, Generations, Run
 from reconciler.execution.state.sqlite import open_reader
@@ -104,9 +104,7 @@ async def plan_now(
     return await _plan(settings, request), source
 
 
-async def plan_destroy_now(
-    settings: Settings, targets: Sequence[str]
-) -> tuple[Plan, SourceInfo]:
+async def plan_destroy_now(settings: Settings, targets: Sequence[str]) -> tuple[Plan, SourceInfo]:
     """What a destroy would do now."""
     source = SourceInfo("destroy")
     scope = Scope(targets=_addresses(targets), destroy=True)
@@ -124,7 +122,7 @@ async def _plan(settings: Settings, request: Request) -> Plan:
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     with closing(open_reader(state)) as reader:
         if reader.exists:
-            return await Engine(open_world(state, run), reader).plan(request)
+            return await Survey(open_world(state, run), reader).plan(request)
     # The very first look at this host: identities need its secret, which the lock guards.
     with hold(settings) as held:
-        return await held.engine.plan(request)
+        return await held.engine.survey.plan(request)

@@ -46,7 +46,7 @@ def hold(settings: Settings) -> Iterator[Held]:
     with WriterLock(state, claim=claim) as holder, closing(open_store(state)) as store:
         _close_interrupted_runs(store)
         folders.sweep(run)
-        engine = Engine(open_world(state, run), store, settings.parallelism)
+        engine = Engine(open_world(state, run), store, parallelism=settings.parallelism)
         yield Held(settings, holder, engine, store, run, state)
 
 

@@ -109,9 +109,7 @@ class Operations:
         address = _parse(arguments["address"])
         source = SourceInfo("reboot")
         async with self.turn:
-            outcome = await self.engine.reboot(
-                address, on_progress=_progress(emit), source=source
-            )
+            outcome = await self.engine.reboot(address, on_progress=_progress(emit), source=source)
             return _reply(outcome, source)
 
     async def unhold(self, arguments: Arguments, _: Emit) -> Reply:
@@ -156,8 +154,10 @@ class Operations:
 
     def _lift_holds(self, plan: Plan, targets: frozenset[ResourceAddress]) -> None:
         for address in self.store.ledger(time.time()).holds:
-            if not targets or address in targets or any(
-                change.resource == address for change in plan.changes
+            if (
+                not targets
+                or address in targets
+                or any(change.resource == address for change in plan.changes)
             ):
                 self.store.remove_hold(address)
 

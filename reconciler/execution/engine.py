@@ -17,7 +17,7 @@ from reconciler.execution.executor import Executor, OnProgress, RunResult
 from reconciler.execution.operations import Context
 from reconciler.execution.reports import outcome_events
 from reconciler.execution.state.records import Outcome as Ended
-from reconciler.execution.state.store import Store
+from reconciler.execution.state.store import LedgerReader, Store
 from reconciler.execution.world import World
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
@@ -26,7 +26,7 @@ from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.checks import Finding
 from reconciler.planning.images import wanted_images
-from reconciler.planning.planner import EMPTY, Scope, plan, plan_reboot
+from reconciler.planning.planner import EMPTY, EVERYTHING, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo
 from reconciler.planning.resolve import Resolution, resolve
 
@@ -56,7 +56,7 @@ class Request:
 
     fleet: Fleet
     source: SourceInfo
-    scope: Scope = Scope()
+    scope: Scope = EVERYTHING
     strict: bool = True
     explain: Callable[[Finding], Problem] = _unplaced
     guard: Callable[[Plan, int], str] = _unguarded
@@ -84,27 +84,31 @@ class Outcome:
 Planner = Callable[[Observed, Ledger], Plan]
 
 
-@dataclass(slots=True)
-class Engine:
-    """One host's engine. The caller holds the writer lock for everything but ``plan``."""
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Looks and decides, changes nothing: all that `plan` needs, beside any writer."""
 
     world: World
-    store: Store
-    parallelism: int = 4
+    reader: LedgerReader
     clock: Callable[[], float] = time.time
 
     async def plan(self, request: Request) -> Plan:
-        """What an apply of ``request`` would do now. Changes nothing.
+        """What an apply of ``request`` would do now.
 
         Raises SpecError when the fleet cannot be resolved on this host.
         """
-        observed = await self._observe(request)
-        return self._decide(request, observed, self.store.ledger(self.clock()))
+        return self.decide(request, await self.observe(request), self.ledger())
 
-    async def _observe(self, request: Request) -> Observed:
+    async def observe(self, request: Request) -> Observed:
+        """One observation, with the boot files the fleet names."""
         return await self.world.observe(wanted_images(request.fleet))
 
-    def _decide(self, request: Request, observed: Observed, ledger: Ledger) -> Plan:
+    def ledger(self) -> Ledger:
+        """The ledger as of now."""
+        return self.reader.ledger(self.clock())
+
+    def decide(self, request: Request, observed: Observed, ledger: Ledger) -> Plan:
+        """The plan for one observation; with a guard's objection, one that deletes nothing."""
         if request.scope.destroy:
             return plan(EMPTY, observed, ledger, request.scope)
         resolution = resolve(request.fleet, ledger, observed.images)
@@ -114,6 +118,24 @@ class Engine:
         if not reason:
             return made
         return plan(resolution, observed, ledger, replace(request.scope, keep_gone=reason))
+
+
+class Engine:
+    """One host's engine; the caller holds the writer lock."""
+
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        *,
+        parallelism: int = 4,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.world = world
+        self.store = store
+        self.survey = Survey(world, store, clock)
+        self.parallelism = parallelism
+        self.clock = clock
 
     async def apply(
         self,
@@ -132,10 +154,10 @@ class Engine:
         """
 
         def decide(observed: Observed, ledger: Ledger) -> Plan:
-            return self._decide(request, observed, ledger)
+            return self.survey.decide(request, observed, ledger)
 
-        observed = await self._observe(request)
-        chosen = decide(observed, self.store.ledger(self.clock()))
+        observed = await self.survey.observe(request)
+        chosen = decide(observed, self.survey.ledger())
         _refuse(chosen, expect_id, strict=request.strict)
         on_plan(chosen)
         return await self._carry_out(request, chosen, decide, (on_progress, stop, observed))
@@ -145,7 +167,7 @@ class Engine:
     ) -> Outcome:
         """Stop and start one VM as it was last applied."""
         observed = await self.world.observe(())
-        chosen = plan_reboot(observed, self.store.ledger(self.clock()), address)
+        chosen = plan_reboot(observed, self.survey.ledger(), address)
         _refuse(chosen, "", strict=True)
         request = Request(Fleet.of(()), source)
         return await self._carry_out(request, chosen, None, (on_progress, None, observed))
@@ -177,13 +199,11 @@ class Engine:
         return outcome
 
     def _context(self, observed: Observed) -> Context:
-        ledger = self.store.ledger(self.clock())
+        ledger = self.survey.ledger()
         network = observed.network
         sysctls = network.sysctls if isinstance(network, NetworkState) else {}
         generations = {entry.uid: entry.generation for entry in ledger.managed.values()}
-        return Context(
-            self.world, self.store, ledger, observed.boot_id, generations, sysctls
-        )
+        return Context(self.world, self.store, ledger, observed.boot_id, generations, sysctls)
 
     async def _verify(
         self, request: Request, decide: Planner | None
@@ -194,8 +214,8 @@ class Engine:
         for attempt in range(VERIFY_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(VERIFY_PAUSE_S)
-            observed = await self._observe(request)
-            left = decide(observed, self.store.ledger(self.clock()))
+            observed = await self.survey.observe(request)
+            left = decide(observed, self.survey.ledger())
             remaining = _remaining(left)
             if not remaining:
                 self._confirm(left, ())
@@ -207,7 +227,7 @@ class Engine:
         """Every resource the last plan left alone has its current generation in the world."""
         pending = {change.resource for change in seen.changes} | set(except_for)
         pending |= {address for address, _ in (*seen.blocked, *seen.refused)}
-        ledger = self.store.ledger(self.clock())
+        ledger = self.survey.ledger()
         confirmed = {
             address: entry.generation
             for address, entry in ledger.managed.items()

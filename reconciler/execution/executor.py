@@ -111,7 +111,7 @@ class Executor:
                 self._skip_followers(step.key)
         finished = {step.key for step in done}
         for before in self._waiting.values():
-            before -= finished
+            before.difference_update(finished)
 
     def _skip_followers(self, failed: str) -> None:
         """Give up, transitively, on whatever waits for a failed step."""

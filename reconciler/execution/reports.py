@@ -26,17 +26,22 @@ def outcome_events(outcome: Outcome, commit: str, now_s: float) -> tuple[Event, 
     """One event per change, recovery and failure of a finished run."""
     unfinished = _unfinished_resources(outcome)
     rows: list[tuple[str, EventKind, str, str]] = []
-    for change in outcome.plan.changes:
-        if change.resource not in unfinished:
-            rows.append((change.resource, "Normal", _DONE_WORDS[change.action], change.reason))
-    for recovery in outcome.plan.recoveries:
-        if recovery.resource not in unfinished and recovery.not_before_s <= now_s:
-            rows.append((recovery.resource, *_recovery_words(recovery)))
+    rows.extend(
+        (change.resource, "Normal", _DONE_WORDS[change.action], change.reason)
+        for change in outcome.plan.changes
+        if change.resource not in unfinished
+    )
+    rows.extend(
+        (recovery.resource, *_recovery_words(recovery))
+        for recovery in outcome.plan.recoveries
+        if recovery.resource not in unfinished and recovery.not_before_s <= now_s
+    )
     steps = {step.key: step for step in outcome.plan.steps}
-    for key, error in outcome.result.failed.items():
-        rows.append((steps[key].resource, "Warning", "StepFailed", f"{key}: {error}"))
-    for address, why in outcome.remaining:
-        rows.append((address, "Warning", "NotConverged", why))
+    rows.extend(
+        (steps[key].resource, "Warning", "StepFailed", f"{key}: {error}")
+        for key, error in outcome.result.failed.items()
+    )
+    rows.extend((address, "Warning", "NotConverged", why) for address, why in outcome.remaining)
     return tuple(
         Event(now_s, resource, kind, reason, message, run=outcome.run_id, commit=commit)
         for resource, kind, reason, message in rows
@@ -76,9 +81,5 @@ def apply_document(outcome: Outcome, source: SourceInfo) -> dict[str, Any]:
             for key, error in outcome.result.failed.items()
         ],
         "skipped": list(outcome.result.skipped),
-        "remaining": [
-            {"resource": address, "reason": why} for address, why in outcome.remaining
-        ],
+        "remaining": [{"resource": address, "reason": why} for address, why in outcome.remaining],
     }
-
-

@@ -148,7 +148,9 @@ def status_document(seen: Seen) -> dict[str, Any]:
     return {
         "format": "metald.status/v1",
         "at": rfc3339(seen.ledger.now_s),
-        "network": "observed" if isinstance(network, NetworkState) else f"unknown: {network.reason}",
+        "network": "observed"
+        if isinstance(network, NetworkState)
+        else f"unknown: {network.reason}",
         "phases": phases,
         "held": [
             {"resource": hold.address, "owner": hold.owner, "reason": hold.reason}

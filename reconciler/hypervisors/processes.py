@@ -235,5 +235,3 @@ async def kill(proof: Proof, *, timeout_s: float = 5.0) -> None:
             f"process {proof.pid} did not end within {timeout_s:g} s of SIGKILL",
             hint="it waits in the kernel (see /proc/PID/stack); is its storage hung?",
         )
-
-

@@ -120,7 +120,7 @@ def _settle_addresses(netlink: Netlink, index: int, found: Sequence[Address]) ->
 def _settle_neighbours(
     netlink: Netlink, index: int, port: Port, found: Sequence[Neighbour]
 ) -> None:
-    wanted = {address: port.mac for address in (*port.addresses, port.link_local)}
+    wanted = dict.fromkeys((*port.addresses, port.link_local), port.mac)
     present = {entry.address: entry.mac for entry in found}
     for address in present.keys() - wanted.keys():
         netlink.delete_neighbour(index, address)

@@ -105,7 +105,9 @@ def _set_interface(descriptor: int, name: str, *, persist: bool) -> None:
             fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
         fcntl.ioctl(descriptor, _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
     except OSError as error:
-        raise TransientError(f"the tap cannot be attached: {error.strerror}", subject=name) from error
+        raise TransientError(
+            f"the tap cannot be attached: {error.strerror}", subject=name
+        ) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from reconciler.model.addresses import (
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import Quota, Vm
+from reconciler.model.specs import Network, Quota, Vm
 
 PathPart = str | int
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
@@ -61,7 +61,8 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
 
 
 def _references(fleet: Fleet) -> Iterator[Finding]:
-    for document in (*fleet.networks.values(), *fleet.vms.values()):
+    owned: list[Network | Vm] = [*fleet.networks.values(), *fleet.vms.values()]
+    for document in owned:
         tenant = tenant_address(document.metadata.tenant)
         if tenant not in fleet.tenants:
             yield _unknown(document.address, ("metadata", "tenant"), tenant, list(fleet.tenants))
@@ -82,32 +83,35 @@ def _unknown(
 
 
 def _prefixes(fleet: Fleet) -> Iterator[Finding]:
-    path = ("spec", "prefix")
     for tenant in fleet.tenants.values():
         prefix = tenant.spec.prefix
         if isinstance(prefix, IPv6Network):
             yield from _usable(tenant.address, prefix)
             if not _TENANT_LENGTHS[0] <= prefix.prefixlen <= _TENANT_LENGTHS[1]:
-                yield Finding(tenant.address, path, f"{prefix} is not a /48 to /56")
+                message = f"{prefix} is not a /48 to /56"
+                yield Finding(tenant.address, ("spec", "prefix"), message)
     for network in fleet.networks.values():
-        prefix = network.spec.prefix
-        if not isinstance(prefix, IPv6Network):
-            continue
-        if prefix.prefixlen != _NETWORK_LENGTH:
-            yield Finding(network.address, path, f"{prefix} is not a /64")
-        owner = fleet.tenants.get(tenant_address(network.metadata.tenant))
-        if owner is None:
-            continue
-        within = owner.spec.prefix
-        if within == "auto":
-            hint = f"give {owner.address} a prefix, or let this one be auto"
-            yield Finding(network.address, path, "the tenant's own prefix is auto", hint)
-        elif not prefix.subnet_of(within):
-            message = f"{prefix} is not inside the tenant's prefix {within}"
-            yield Finding(network.address, path, message)
+        if isinstance(network.spec.prefix, IPv6Network):
+            yield from _network_prefix(fleet, network, network.spec.prefix)
     for host in fleet.hosts.values():
         if host.spec.prefix_pool is not None:
             yield from _usable(host.address, host.spec.prefix_pool, ("spec", "prefixPool"))
+
+
+def _network_prefix(fleet: Fleet, network: Network, prefix: IPv6Network) -> Iterator[Finding]:
+    path = ("spec", "prefix")
+    if prefix.prefixlen != _NETWORK_LENGTH:
+        yield Finding(network.address, path, f"{prefix} is not a /64")
+    owner = fleet.tenants.get(tenant_address(network.metadata.tenant))
+    if owner is None:
+        return
+    within = owner.spec.prefix
+    if within == "auto":
+        hint = f"give {owner.address} a prefix, or let this one be auto"
+        yield Finding(network.address, path, "the tenant's own prefix is auto", hint)
+    elif not prefix.subnet_of(within):
+        message = f"{prefix} is not inside the tenant's prefix {within}"
+        yield Finding(network.address, path, message)
 
 
 def _usable(

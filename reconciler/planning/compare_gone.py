@@ -80,7 +80,7 @@ def _delete_vm(
 
 
 def remove_stray_vms(
-    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress, known: set[str]
+    draft: Draft, inputs: Inputs, host: ResourceAddress, known: set[str]
 ) -> set[str]:
     """Stop VMs of ours that no record accounts for; returns the taps left to strangers."""
     spared: set[str] = set()

@@ -49,9 +49,12 @@ class Scope:
     keep_gone: str = ""
 
 
+EVERYTHING = Scope()
+
+
 def plan(
-    resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = Scope()
-) -> Plan:  # noqa: B008 - frozen
+    resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = EVERYTHING
+) -> Plan:
     """The plan that makes ``observed`` what ``resolution`` asks for.
 
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject.
@@ -185,7 +188,7 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
     known = {vm.uid for vm in fleet.vms.values()}
     known |= {managed.uid for managed in inputs.ledger.managed.values()}
     host = host_of(fleet)
-    spared = remove_stray_vms(draft, inputs, network, host, known)
+    spared = remove_stray_vms(draft, inputs, host, known)
     ports: list[Port] = [port for vm in fleet.vms.values() for port in vm.ports]
     for address, managed in inputs.ledger.managed.items():
         if kind_of(address) == "vm":
@@ -265,4 +268,4 @@ def _ledger_view(ledger: Ledger) -> dict[str, str]:
     return {address: managed.spec_hash for address, managed in ledger.managed.items()}
 
 
-__all__ = ["EMPTY", "LOCAL_HOST", "Scope", "plan", "plan_reboot"]
+__all__ = ["EMPTY", "EVERYTHING", "LOCAL_HOST", "Scope", "plan", "plan_reboot"]

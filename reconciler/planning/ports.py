@@ -14,6 +14,7 @@ from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseT
 from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, LaunchSpec, Port
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
 
+
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
     """How a tap differs from its port; an absent tap is one difference."""
     path = f"status.taps.{port.tap}"

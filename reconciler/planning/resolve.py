@@ -32,7 +32,16 @@ from reconciler.model.resolved import (
     ResolvedVm,
     link_alias,
 )
-from reconciler.model.specs import AnyDocument, Interface, Network, Tenant, Vm, dump_spec
+from reconciler.model.specs import (
+    AnyDocument,
+    Host,
+    Image,
+    Interface,
+    Network,
+    Tenant,
+    Vm,
+    dump_spec,
+)
 from reconciler.planning.canonical import digest
 from reconciler.planning.checks import Finding
 from reconciler.planning.claims import Claims, PoolExhaustedError
@@ -60,7 +69,8 @@ def resolve(fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts]) -> R
     """Resolve a checked fleet against the ledger. Pure and deterministic."""
     work = _Work(fleet, ledger, images, Claims(ledger))
     _reserve_statics(work)
-    for document in (*fleet.hosts.values(), *fleet.images.values()):
+    others: list[Host | Image] = [*fleet.hosts.values(), *fleet.images.values()]
+    for document in others:
         _record(work, document, dump_spec(document))
     for tenant in fleet.tenants.values():
         _tenant(work, tenant)
@@ -132,9 +142,13 @@ def _record(work: _Work, document: AnyDocument, spec: Mapping[str, Any]) -> None
 
 def _reserve_statics(work: _Work) -> None:
     # What is declared goes before what is drawn: an `auto` resource moves out of the way.
+    prefixed: list[Tenant | Network] = [
+        *work.fleet.tenants.values(),
+        *work.fleet.networks.values(),
+    ]
     work.static.extend(
         document.spec.prefix
-        for document in (*work.fleet.tenants.values(), *work.fleet.networks.values())
+        for document in prefixed
         if isinstance(document.spec.prefix, IPv6Network)
     )
     work.static_addresses.update(
@@ -203,7 +217,8 @@ def _prefix(
     )  # fmt: skip
     first = next(free, None)
     if first is None:
-        message = f"the pool {within} has no free /{length}: all {2 ** (length - within.prefixlen)} are taken"
+        count = 2 ** (length - within.prefixlen)
+        message = f"the pool {within} has no free /{length}: all {count} are taken"
         hint = "widen the pool, or wait for the quarantine of released prefixes to end"
         work.findings.append(Finding(address, ("spec", "prefix"), message, hint))
         return None
@@ -281,12 +296,8 @@ def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, A
 
 
 def _ports(work: _Work, vm: Vm, incarnation: int) -> list[Port]:
-    ports = []
-    for interface in vm.spec.interfaces:
-        port = _port(work, vm, interface, incarnation)
-        if port is not None:
-            ports.append(port)
-    return ports
+    found = (_port(work, vm, interface, incarnation) for interface in vm.spec.interfaces)
+    return [port for port in found if port is not None]
 
 
 def _port(work: _Work, vm: Vm, interface: Interface, incarnation: int) -> Port | None:

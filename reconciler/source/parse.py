@@ -182,7 +182,7 @@ def _at(event: Any, message: str, hint: str = "") -> ParseError:
 def scalar(event: Any) -> Any:
     """A plain scalar's value by the core schema (YAML 1.2.2, 10.3.2); quoted ones are text."""
     text = event.value
-    if event.tag is not None and event.tag != "!" or event.style is not None:
+    if (event.tag is not None and event.tag != "!") or event.style is not None:
         if event.tag not in {None, "!", "tag:yaml.org,2002:str"}:
             raise _at(event, f"the tag {event.tag} is not allowed", "write plain values")
         return text

@@ -66,7 +66,7 @@ class Loaded:
 
 def load(path: Path) -> Loaded:
     """Load a file or a folder. Raises MetaldError when it is missing, unreadable or empty."""
-    return _assemble([_read(file, path) for file in spec_files(path)], {})
+    return _assemble([_read(file) for file in spec_files(path)], {})
 
 
 def load_with_fallback(path: Path, last_good: Mapping[str, str]) -> Loaded:
@@ -75,7 +75,7 @@ def load_with_fallback(path: Path, last_good: Mapping[str, str]) -> Loaded:
     The resources of a broken file stay desired as they were last good, and every tenant it
     touched is frozen against deletion. Problems are reported all the same.
     """
-    files = [_read(file, path) for file in spec_files(path)]
+    files = [_read(file) for file in spec_files(path)]
     return _assemble(files, last_good)
 
 
@@ -111,7 +111,7 @@ def spec_files(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _read(file: Path, root: Path) -> SourceFile:
+def _read(file: Path) -> SourceFile:
     name = str(file)
     try:
         content = file.read_bytes()
@@ -148,9 +148,7 @@ def _anchored(document: AnyDocument, folder: Path) -> AnyDocument:
     spec = document.spec
     update = {"kernel": spec.kernel.model_copy(update={"path": str(folder / spec.kernel.path)})}
     if spec.initrd is not None:
-        update["initrd"] = spec.initrd.model_copy(
-            update={"path": str(folder / spec.initrd.path)}
-        )
+        update["initrd"] = spec.initrd.model_copy(update={"path": str(folder / spec.initrd.path)})
     return document.model_copy(update={"spec": spec.model_copy(update=update)})
 
 
@@ -223,5 +221,3 @@ def _duplicate(document: AnyDocument, origin: Origin, before: Origin) -> Problem
         f"declared already at {before.file}:{before.line}",
         document.address, "", "remove one of the two",
     )  # fmt: skip
-
-

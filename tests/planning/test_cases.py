@@ -70,7 +70,10 @@ def drift(world: World, entry: dict[str, Any]) -> None:
         case "held":
             managed = world.managed[entry["vm"]]
             world.holds[managed.address] = Hold(
-                managed.address, "root", entry["reason"], world.now_s,
+                managed.address,
+                "root",
+                entry["reason"],
+                world.now_s,
                 declared_digest(managed.spec),
             )
         case "ledger-lost-vm":

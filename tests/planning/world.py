@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
@@ -210,15 +211,13 @@ class World:
                 address = next(a for a, m in self.managed.items() if m.uid == uid)
                 del self.managed[address]
                 self.records.pop(uid, None)
-                self._quarantine(
-                    [e for e in self.allocations.values() if e.resource == address]
-                )
+                self._quarantine([e for e in self.allocations.values() if e.resource == address])
             case Verdict(uid, verdict, reason):
                 self._verdict(uid, verdict, reason)
             case _:
                 raise AssertionError(f"unknown operation {operation}")
 
-    def _stop(self, uid: str, verdict: str, reason: str) -> None:
+    def _stop(self, uid: str, verdict: Any, reason: str) -> None:
         state = self.vms.pop(uid)
         assert isinstance(state, VmState)
         for interface in state.launch.interfaces:
@@ -227,11 +226,14 @@ class World:
         if verdict in {"stopped", "completed", "failed"}:
             self._verdict(uid, verdict, reason)
 
-    def _verdict(self, uid: str, verdict: str, reason: str) -> None:
+    def _verdict(self, uid: str, verdict: Any, reason: str) -> None:
         record = self.records.get(uid, VmRecord(uid, "started", self.boot_id, 0.0, 0, 0))
         generation = next((m.generation for m in self.managed.values() if m.uid == uid), 0)
         self.records[uid] = replace(
-            record, intent=verdict, reason=reason, generation=generation  # type: ignore[arg-type]  # one of the three
+            record,
+            intent=verdict,
+            reason=reason,
+            generation=generation,
         )
 
     # -- drift ----------------------------------------------------------------------------

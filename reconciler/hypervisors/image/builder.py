@@ -106,7 +106,12 @@ def verify(images: Path, name: str) -> BuiltImage:
 
 def _inputs(version: str, busybox: bytes, init: bytes) -> str:
     state = hashlib.sha256()
-    for part in (version.encode(), busybox, init, repr((_MODULES, _APPLETS, _ANSWER, _ACPID_CONF, _ACPI_MAP)).encode()):
+    for part in (
+        version.encode(),
+        busybox,
+        init,
+        repr((_MODULES, _APPLETS, _ANSWER, _ACPID_CONF, _ACPI_MAP)).encode(),
+    ):
         state.update(hashlib.sha256(part).digest())
     return state.hexdigest()
 

@@ -128,7 +128,7 @@ class QemuDriver:
         opened: Mapping[str, int],
     ) -> Program:
         paths, accelerator = where
-        groups = ()
+        groups: tuple[int, ...] = ()
         if accelerator.name == "kvm":
             groups = (os.stat("/dev/kvm").st_gid,)  # noqa: PTH116 - one look, no path kept
         return Program(
@@ -227,7 +227,9 @@ def _open_boot_file(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise DriverError(f"the boot file cannot be opened: {error.strerror}", subject=path) from error
+        raise DriverError(
+            f"the boot file cannot be opened: {error.strerror}", subject=path
+        ) from error
 
 
 def _died(paths: VmPaths, launch: LaunchSpec) -> DriverError:

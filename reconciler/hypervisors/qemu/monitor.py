@@ -41,7 +41,9 @@ class Monitor:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return await self._client.execute(command, dict(arguments or {}))
         except ExecuteError as error:
-            raise DriverError(f"QEMU refused {command}: {error}", subject=str(self._path)) from error
+            raise DriverError(
+                f"QEMU refused {command}: {error}", subject=str(self._path)
+            ) from error
         except TimeoutError as error:
             raise self._silent(command) from error
         except (QMPError, OSError) as error:
@@ -83,7 +85,9 @@ async def connected(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Asyn
             f"QEMU's monitor did not answer within {timeout_s:g} s", subject=str(path)
         ) from error
     except (QMPError, OSError) as error:
-        raise TransientError(f"QEMU's monitor cannot be reached: {error}", subject=str(path)) from error
+        raise TransientError(
+            f"QEMU's monitor cannot be reached: {error}", subject=str(path)
+        ) from error
     try:
         yield Monitor(client, path)
     finally:
