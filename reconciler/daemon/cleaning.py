@@ -10,8 +10,12 @@ from reconciler.paths import RunPaths, StatePaths
 
 
 def remove_run_folder(run: RunPaths) -> None:
-    """Remove what we keep in the run folder, and the folders themselves when empty."""
-    run.accelerator.unlink(missing_ok=True)
+    """Remove what we keep in the run folder, and the folders themselves when empty.
+
+    The control socket there, if any, is a killed daemon's: its lock is ours now.
+    """
+    for path in (run.accelerator, run.control, *run.root.glob(".*.sock")):
+        path.unlink(missing_ok=True)
     _remove_if_empty(run.vms)
     _remove_if_empty(run.root)
 

@@ -27,6 +27,7 @@ from reconciler.errors import DriverError, UnknownStateError
 LAUNCHER = Path(__file__).with_name("launch.py")
 LAUNCH_TIMEOUT_S = 20.0
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 10, 0.02
+_ENDING_S = 1.0
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -154,12 +155,24 @@ def prove(record: Path, lock: Path) -> Proof | None:
             subject=str(record),
         ) from error
     if boot_id != read_boot_id() or start_ticks(pid) != ticks or not _holds(pid, lock):
-        if not is_held(lock):
-            return None  # it ended while we looked
+        if _freed_soon(lock, ending=start_ticks(pid) is None):
+            return None
         raise UnknownStateError(
             f"its lock is held by a process other than the recorded {pid}", subject=str(record)
         )
     return Proof(pid, ticks)
+
+
+def _freed_soon(lock: Path, *, ending: bool) -> bool:
+    """The lock is free, or becomes so: a process's threads end, and let go of its files, a
+    moment after the process itself counts as dead.
+    """
+    deadline = time.monotonic() + (_ENDING_S if ending else 0.0)
+    while is_held(lock):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOCK_PAUSE_S)
+    return True
 
 
 def read_boot_id() -> str:

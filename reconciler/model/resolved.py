@@ -93,6 +93,11 @@ class LaunchSpec:
     boot: BootFiles | None
     interfaces: tuple[GuestInterface, ...]
 
+    @property
+    def holds_taps(self) -> bool:
+        """A VMM process has the taps' queues open; a simulated VM has no process."""
+        return self.hypervisor != "simulated"
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, as written into the launch record."""
         return asdict(self)

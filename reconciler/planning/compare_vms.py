@@ -129,7 +129,11 @@ def _relaunch(draft: Draft, network: NetworkState, case: _Case) -> None:
 def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     vm = case.vm
     decision = decide(vm, case.found)
-    stays = is_live(case.state) and decision.kind in {"none", "set-power", "recover"}
+    stays = (
+        vm.launch.holds_taps
+        and is_live(case.state)
+        and decision.kind in {"none", "set-power", "recover"}
+    )
     dropped = _replace_ports(draft, network, case)
     drift = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
     if decision.warning:

@@ -1,0 +1,302 @@
+"""One suite for every driver: simulated, and QEMU with real guests on real taps.
+
+Each case runs in a process inside its own network namespace, as metald does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.errors import DriverError, MetaldError
+from reconciler.hypervisors import console, folders, processes
+from reconciler.hypervisors.driver import Driver
+from reconciler.hypervisors.drivers import make_drivers, observe_all
+from reconciler.hypervisors.qemu.driver import QemuDriver
+from reconciler.model import identity
+from reconciler.model.addresses import vm_address
+from reconciler.model.firewall import elements_of
+from reconciler.model.observed import Unknown, VmPhase, VmState
+from reconciler.model.resolved import BootFiles, GuestInterface, LaunchSpec, Port
+from reconciler.network.kernel import KernelNetwork
+from reconciler.network.tun import open_tap, reattach_tap
+from reconciler.paths import RunPaths
+from tests.integration.conftest import minimal_image
+from tests.network.conftest import run_inside
+
+pytestmark = [pytest.mark.vm, pytest.mark.netns]
+MAC = "02:00:00:00:00:01"
+UID = "0123456789abcdef0123456789abcdef"
+ADDRESS = "fd20::5"
+__all__ = ["minimal_image"]
+
+
+class Bench:
+    """A run folder, one port in the namespace, and the driver under test."""
+
+    def __init__(self, hypervisor: str, folder: Path, image: Path) -> None:
+        self.run = RunPaths(folder / "run")
+        self.drivers = make_drivers(self.run, open_tap=open_tap, reattach_tap=reattach_tap)
+        self.driver: Driver = self.drivers[hypervisor]
+        boot = None
+        if hypervisor == "qemu":
+            files = (str(image / "minimal" / "kernel"), str(image / "minimal" / "initrd"))
+            boot = BootFiles(files[0], "kernel", files[1], "initrd", "")
+        self.port = Port(
+            "mt00000000c0de", f"metald vm/a/b#lan {UID}", vm_address("a", "b"), MAC, 7,
+            (ADDRESS,), str(identity.link_local_of(MAC)),
+        )  # fmt: skip
+        self.launch = LaunchSpec(
+            vm_address("a", "b"), UID, 2_000_000_123, hypervisor, "auto", 1, 128 << 20, boot,
+            (GuestInterface("lan", self.port.tap, MAC, (ADDRESS,)),),
+        )  # fmt: skip
+
+    async def prepare(self) -> None:
+        network = KernelNetwork()
+        await network.load_firewall()
+        await network.change_elements(elements_of([self.port]), frozenset())
+        assert await network.raise_taps([self.port]) == {}
+
+    async def state(self) -> VmState:
+        found = (await observe_all(self.run, self.drivers))[UID]
+        assert isinstance(found, VmState), found
+        return found
+
+    async def phase(self) -> VmPhase:
+        return (await self.state()).phase
+
+    def proof(self) -> processes.Proof | None:
+        paths = self.run.vm(UID)
+        return processes.prove(paths.process, paths.lock)
+
+
+Body = Callable[[Bench], Coroutine[Any, Any, None]]
+Case = Callable[[Body], None]
+
+
+@contextlib.asynccontextmanager
+async def prepared(hypervisor: str, folder: Path, image: Path) -> AsyncIterator[Bench]:
+    bench = Bench(hypervisor, folder, image)
+    await bench.prepare()
+    try:
+        yield bench
+    finally:
+        proof = bench.proof()
+        if proof is not None:
+            os.kill(proof.pid, signal.SIGCONT)
+        await bench.driver.stop(UID, graceful=False)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="mt", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+def case_for(hypervisor: str, netns: str, folder: Path, image: Path) -> Case:
+    def run(body: Body) -> None:
+        async def inside() -> None:
+            async with prepared(hypervisor, folder, image) as bench:
+                await body(bench)
+
+        run_inside(netns, inside)
+
+    return run
+
+
+@pytest.fixture(params=["simulated", "qemu"])
+def case(request: pytest.FixtureRequest, netns: str, folder: Path, minimal_image: Path) -> Case:
+    return case_for(request.param, netns, folder, minimal_image)
+
+
+@pytest.fixture
+def qemu(netns: str, folder: Path, minimal_image: Path) -> Case:
+    return case_for("qemu", netns, folder, minimal_image)
+
+
+def test_start_is_idempotent_and_power_follows(case: Case) -> None:
+    async def body(bench: Bench) -> None:
+        assert await observe_all(bench.run, bench.drivers) == {}
+        await bench.driver.start(bench.launch, power="running")
+        first = await bench.state()
+        assert first.phase is VmPhase.RUNNING
+        assert first.launch == bench.launch
+        await bench.driver.start(bench.launch, power="running")
+        assert (await bench.state()).pid == first.pid
+        await bench.driver.set_power(UID, "paused")
+        assert await bench.phase() is VmPhase.PAUSED
+        await bench.driver.start(bench.launch, power="running")
+        assert (await bench.state()).pid == first.pid
+        assert await bench.phase() is VmPhase.RUNNING
+
+    case(body)
+
+
+def test_started_paused_is_paused(case: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="paused")
+        assert await bench.phase() is VmPhase.PAUSED
+
+    case(body)
+
+
+def test_stop_leaves_nothing_and_may_be_repeated(case: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        await bench.driver.stop(UID, graceful=False)
+        assert await observe_all(bench.run, bench.drivers) == {}
+        assert list(bench.run.vms.iterdir()) == []
+        await bench.driver.stop(UID, graceful=False)
+
+    case(body)
+
+
+def test_another_process_with_no_memory_finds_and_stops_it(case: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        later = make_drivers(bench.run, open_tap=open_tap, reattach_tap=reattach_tap)
+        assert await observe_all(bench.run, later) == await observe_all(bench.run, bench.drivers)
+        await later[bench.launch.hypervisor].stop(UID, graceful=False)
+        assert await observe_all(bench.run, bench.drivers) == {}
+
+    case(body)
+
+
+def test_a_folder_that_cannot_be_understood_is_unknown(case: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        record = bench.run.vm(UID).launch
+        text = record.read_text()
+        record.write_text("{")
+        found = await observe_all(bench.run, bench.drivers)
+        assert isinstance(found[UID], Unknown)
+        record.write_text(text)
+        assert await bench.phase() is VmPhase.RUNNING
+
+    case(body)
+
+
+def test_concurrent_starts_make_one_process(qemu: Case) -> None:
+    async def body(bench: Bench) -> None:
+        rival = make_drivers(bench.run, open_tap=open_tap, reattach_tap=reattach_tap)["qemu"]
+        await asyncio.gather(
+            bench.driver.start(bench.launch, power="running"),
+            rival.start(bench.launch, power="running"),
+        )
+        marker = str(bench.run.vm(UID).qmp).encode()
+        found = 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                found += marker in (entry / "cmdline").read_bytes()
+        assert found == 1
+
+    qemu(body)
+
+
+def test_killed_is_dead_stopped_is_unknown_never_dead(qemu: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        proof = bench.proof()
+        assert proof is not None
+        os.kill(proof.pid, signal.SIGSTOP)
+        found = (await observe_all(bench.run, bench.drivers))[UID]
+        assert isinstance(found, Unknown)
+        assert str(proof.pid) in found.reason
+        os.kill(proof.pid, signal.SIGCONT)
+        assert await bench.phase() is VmPhase.RUNNING
+        await processes.kill(proof)
+        assert await bench.phase() is VmPhase.DEAD
+        await bench.driver.start(bench.launch, power="running")
+        assert (await bench.state()).pid != proof.pid
+
+    qemu(body)
+
+
+def test_a_record_that_names_another_process_is_unknown(qemu: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        record = bench.run.vm(UID).process
+        good = record.read_text()
+        for change in ({"pid": os.getpid()}, {"start_ticks": 1}, {"boot_id": "another"}):
+            record.write_text(json.dumps({**json.loads(good), **change}))
+            found = (await observe_all(bench.run, bench.drivers))[UID]
+            assert isinstance(found, Unknown), change
+        record.unlink()
+        assert isinstance((await observe_all(bench.run, bench.drivers))[UID], Unknown)
+        record.write_text(good)
+        assert await bench.phase() is VmPhase.RUNNING
+
+    qemu(body)
+
+
+def test_guest_boots_heals_powers_off_and_panics(qemu: Case) -> None:
+    async def body(bench: Bench) -> None:
+        await bench.driver.start(bench.launch, power="running")
+        async with asyncio.timeout(120), console.attached(bench.run.vm(UID)) as (reader, writer):
+            await reader.readuntil(b"metald-guest ready name=a/b")
+            await reader.readuntil(b"# ")
+            proof = bench.proof()
+            assert proof is not None
+            await bench.driver.stop(UID, graceful=True)
+            rest = await reader.read()
+            assert b"Power down" in rest or b"reboot: " in rest, rest[-300:]
+        await bench.driver.start(bench.launch, power="running")
+        async with asyncio.timeout(120), console.attached(bench.run.vm(UID)) as (reader, writer):
+            await reader.readuntil(b"# ")
+            writer.write(b"echo c >/proc/sysrq-trigger\n")
+            await reader.readuntil(b"Kernel panic")
+        async with asyncio.timeout(20):
+            while await bench.phase() is VmPhase.RUNNING:
+                await asyncio.sleep(0.05)
+        assert await bench.phase() is VmPhase.PANICKED
+        with pytest.raises(DriverError, match="ended"):
+            await bench.driver.start(bench.launch, power="running")
+
+    qemu(body)
+
+
+def test_a_vmm_that_exits_at_once_shows_its_last_words(qemu: Case) -> None:
+    async def body(bench: Bench) -> None:
+        assert bench.launch.boot is not None
+        broken = BootFiles("/proc/self/nonexistent", "x", "", "", "")
+        launch = LaunchSpec(**{**_fields(bench.launch), "boot": broken})
+        with pytest.raises(MetaldError, match="boot file cannot be opened"):
+            await bench.driver.start(launch, power="running")
+        text = BootFiles(str(bench.run.vm(UID).launch), "x", "", "", "")
+        launch = LaunchSpec(**{**_fields(bench.launch), "boot": text})
+        with pytest.raises(DriverError, match="QEMU ended right after its start: "):
+            await bench.driver.start(launch, power="running")
+
+    qemu(body)
+
+
+def _fields(launch: LaunchSpec) -> dict[str, Any]:
+    return {name: getattr(launch, name) for name in LaunchSpec.__dataclass_fields__}
+
+
+def test_a_half_made_folder_is_swept_and_never_seen(folder: Path) -> None:
+    run = RunPaths(folder / "run")
+    (run.vms / ".half.new" / "io").mkdir(parents=True)
+    (run.vms / ".half.gone").mkdir()
+    assert folders.uids(run) == ()
+    folders.sweep(run)
+    assert list(run.vms.iterdir()) == []
+
+
+def test_capabilities_are_told(folder: Path) -> None:
+    drivers = make_drivers(RunPaths(folder), open_tap=open_tap, reattach_tap=reattach_tap)
+    assert isinstance(drivers["qemu"], QemuDriver)
+    assert drivers["qemu"].capabilities.console
+    assert not drivers["simulated"].capabilities.console
