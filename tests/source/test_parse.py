@@ -22,7 +22,7 @@ from reconciler.source.parse import (
     parse,
 )
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 SCALARS = st.none() | st.booleans() | st.integers() | TEXTS
 PLAIN_DATA = st.recursive(
     SCALARS,
