@@ -11,7 +11,7 @@ from qemu.qmp import QMPClient, error, events, message, protocol, qmp_client
 from reconciler.errors import MetaldError, TransientError
 from reconciler.hypervisors.qemu import monitor
 
-FAMILIES = {
+FAMILIES: set[type[Exception]] = {
     kind
     for module in (error, events, message, protocol, qmp_client)
     for _, kind in inspect.getmembers(module, inspect.isclass)
@@ -19,7 +19,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(FAMILIES, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(FAMILIES, key=str))
 async def test_every_library_exception_is_mapped(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:

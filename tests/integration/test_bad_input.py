@@ -33,7 +33,8 @@ CASES = {
         "network/acme/lna is not declared (did you mean network/acme/lan?)",
     ),
     "overlapping prefixes": (
-        GOOD + tenant("globex", "prefix: 'fd20:acde::/52'"), "overlaps fd20:acde::/48 of tenant/acme"
+        GOOD + tenant("globex", "prefix: 'fd20:acde::/52'"),
+        "overlaps fd20:acde::/48 of tenant/acme",
     ),
     "quota exceeded": (
         tenant("acme", "quota: {vms: 1}") + network("acme", "lan") + VM
@@ -82,7 +83,8 @@ def test_an_unprivileged_user_is_told_what_is_missing(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "package"), [("/usr/sbin/nft", "nftables"), ("/usr/bin/qemu-system-x86_64", "qemu-system-x86")]
+    ("program", "package"),
+    [("/usr/sbin/nft", "nftables"), ("/usr/bin/qemu-system-x86_64", "qemu-system-x86")],
 )  # fmt: skip
 def test_a_missing_program_names_its_package(host: Host, program: str, package: str) -> None:
     host.write("fleet.yaml", GOOD + vm("acme", "one", QEMU))

@@ -134,7 +134,7 @@ def test_drift_and_deaths_are_healed_and_vms_outlive_the_daemon(
 
 def restarted(host: Host, old: int) -> bool:
     status = host.vms()["vm/acme/real"]
-    return status["phase"] == "running" and status["pid"] != old
+    return bool(status["phase"] == "running" and status["pid"] != old)
 
 
 def events(host: Host) -> list[dict[str, str]]:

@@ -194,8 +194,8 @@ class World:
             case StartVm(launch, power, restarts):
                 for interface in launch.interfaces:
                     assert interface.tap in self.taps, "isolated before boot"
-                    tap = self.taps[interface.tap]
-                    self.taps[interface.tap] = replace(tap, attached=launch.holds_taps)
+                    raised = self.taps[interface.tap]
+                    self.taps[interface.tap] = replace(raised, attached=launch.holds_taps)
                 phase = VmPhase.RUNNING if power == "running" else VmPhase.PAUSED
                 self.vms[launch.uid] = VmState(launch.uid, phase, launch, 4711, self.boot_id)
                 managed = self.managed[launch.vm]
