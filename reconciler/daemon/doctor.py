@@ -11,10 +11,10 @@ from typing import Literal
 
 from reconciler import commands
 from reconciler.errors import MetaldError
-from reconciler.execution.lock import WriterLock
+from reconciler.execution.lock import current_holder
 from reconciler.hypervisors import cgroups
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
-from reconciler.network import firewall, namespace, sysctls
+from reconciler.network import firewall, sysctls
 from reconciler.network.kernel import KernelNetwork
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.settings import Settings
@@ -136,10 +136,7 @@ def _host_sysctls() -> Iterator[Checked]:
 
 
 def _lock(settings: Settings, state: StatePaths) -> Checked:
-    if not state.lock.exists():
-        return Checked("writer", "ok", f"nobody holds {settings.state_dir}; nothing applied yet")
-    try:
-        with WriterLock(state, claim=lambda: namespace.claim(str(state.root))):
-            return Checked("writer", "ok", f"nobody holds {settings.state_dir}")
-    except MetaldError as error:
-        return Checked("writer", "ok", error.message)
+    holder = current_holder(state)
+    if holder is None:
+        return Checked("writer", "ok", f"nobody holds {settings.state_dir}")
+    return Checked("writer", "ok", str(holder))

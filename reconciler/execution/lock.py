@@ -88,6 +88,11 @@ class WriterLock:
         self._taken.close()
 
 
+def current_holder(state: StatePaths) -> Holder | None:
+    """Who holds the state now, asked without taking the lock; None when nobody alive does."""
+    return _named_holder(state.lock)
+
+
 def _lock_file(path: Path) -> int:
     """Descriptor of the locked file; not inherited by programs started while it is held."""
     while True:

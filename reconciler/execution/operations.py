@@ -83,8 +83,9 @@ async def _dispatch(context: Context, steps: Sequence[Step]) -> Failures:
         case RemoveTap():
             return await _remove_taps(context, steps)
         case Retire():
-            for step in steps:
-                await _retire(context, step)
+            with context.store.grouped():
+                for step in steps:
+                    _retire(context, step)
             return NO_FAILURES
         case operation:
             await _single(context, operation)
@@ -116,7 +117,7 @@ async def _remove_taps(context: Context, steps: Sequence[Step]) -> Failures:
     return {key: failures[tap] for key, tap in taps.items() if tap in failures}
 
 
-async def _retire(context: Context, step: Step) -> None:
+def _retire(context: Context, step: Step) -> None:
     assert isinstance(step.operation, Retire)  # noqa: S101 - grouped by kind
     context.store.retire(step.operation.uid, now_s=context.ledger.now_s)
 
