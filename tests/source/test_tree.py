@@ -181,11 +181,23 @@ class TestFallback:
         assert loaded.fleet.frozen_tenants == {"acme", "globex"}
         assert "network/globex/front" in loaded.fleet.networks
 
-    def test_a_file_broken_from_the_start_freezes_what_it_tells(self, tmp_path: Path) -> None:
-        write(tmp_path, globex=GLOBEX, acme=f"{ACME}---\n{vm('acme', 'web-1')}extra: 1\n")
-        loaded = load_with_fallback(tmp_path, {})
+    def test_a_new_file_that_is_broken_freezes_what_it_tells(self, tmp_path: Path) -> None:
+        write(tmp_path, globex=GLOBEX)
+        kept = load_with_fallback(tmp_path, {}).good_texts
+        write(tmp_path, acme=f"{ACME}---\n{vm('acme', 'web-1')}extra: 1\n")
+        loaded = load_with_fallback(tmp_path, kept)
         assert "tenant/globex" in loaded.fleet.tenants
         assert loaded.fleet.frozen_tenants == {"acme"}
+
+    def test_renamed_and_broken_at_once_nothing_may_be_deleted(self, tmp_path: Path) -> None:
+        write(tmp_path, acme=ACME, globex=GLOBEX)
+        kept = load_with_fallback(tmp_path, {}).good_texts
+        (tmp_path / "acme.yaml").rename(tmp_path / "moved.yaml")
+        write(tmp_path, moved=BROKEN)
+        loaded = load_with_fallback(tmp_path, kept)
+        assert "network/acme/front" in loaded.fleet.networks or (
+            "acme" in loaded.fleet.frozen_tenants
+        )
 
     def test_a_conflict_between_files_keeps_both_as_they_were(self, tmp_path: Path) -> None:
         write(tmp_path, acme=ACME, globex=GLOBEX)
