@@ -74,7 +74,11 @@ class Netlink:
     """A netlink socket in the calling thread's network namespace; use inside ``with``."""
 
     def __init__(self) -> None:
-        self._socket = IPRoute()
+        """Open the socket. Raises UnknownStateError when the kernel gives none."""
+        try:
+            self._socket = IPRoute()
+        except OSError as error:
+            raise UnknownStateError(f"no netlink socket: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self

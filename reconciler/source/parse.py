@@ -19,6 +19,7 @@ MAX_FILE_BYTES = 16 << 20
 MAX_NODES = 4_000_000
 MAX_ALIASES = 1_000
 MAX_DEPTH = 64
+MAX_NUMBER_CHARACTERS = 64
 _INTEGER = re.compile(r"^[-+]?[0-9]+$")
 _OTHER_BASES = re.compile(r"^0o[0-7]+$|^0x[0-9a-fA-F]+$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
@@ -27,6 +28,7 @@ _CONSTANTS = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
+_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7})( |$)", re.MULTILINE)
 _LOADER = getattr(yaml, "CLoader", yaml.Loader)
 
@@ -125,6 +127,7 @@ class _Builder:
             raise _at(event, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
+        _refuse_tag(event)
         before = self._nodes
         value: Any
         if isinstance(event, yaml.ScalarEvent):
@@ -162,7 +165,7 @@ class _Builder:
     def _key(self, event: Any) -> str:
         if not isinstance(event, yaml.ScalarEvent):
             raise _at(event, "a key must be text")
-        if event.value == "<<" and event.style is None:
+        if event.value == "<<" and not event.style:
             raise _at(event, "merge keys (<<) are not part of YAML 1.2", "write the values out")
         return str(event.value)
 
@@ -179,18 +182,24 @@ def _at(event: Any, message: str, hint: str = "") -> ParseError:
     return ParseError(message, event.start_mark.line + 1, event.start_mark.column + 1, hint)
 
 
+def _refuse_tag(event: Any) -> None:
+    if event.tag not in _TAGS:
+        raise _at(event, f"the tag {event.tag} is not allowed", "write plain values")
+
+
 def scalar(event: Any) -> Any:
     """A plain scalar's value by the core schema (YAML 1.2.2, 10.3.2); quoted ones are text."""
-    text = event.value
-    if (event.tag is not None and event.tag != "!") or event.style is not None:
-        if event.tag not in {None, "!", "tag:yaml.org,2002:str"}:
-            raise _at(event, f"the tag {event.tag} is not allowed", "write plain values")
+    text: str = event.value
+    # libyaml writes a plain scalar's style as empty, the parser in Python as None.
+    if event.style or event.tag:
         return text
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     first = text[0]
     if not (first.isdigit() or first in "+-."):
         return text
+    if len(text) > MAX_NUMBER_CHARACTERS and text.strip("0123456789+-.eE") == "":
+        raise _at(event, f"a number of {len(text)} characters", "quote it if it is text")
     if _INTEGER.match(text):
         return int(text)
     if _OTHER_BASES.match(text):

@@ -155,21 +155,40 @@ def _anchored(document: AnyDocument, folder: Path) -> AnyDocument:
 def _assemble(files: list[SourceFile], last_good: Mapping[str, str]) -> Loaded:
     """Build and check the fleet; with last good content, broken files count as they were."""
     first = _combine(files)
+    if not (first.documents or first.problems):
+        raise MetaldError(
+            "the files declare nothing; an empty tree is never taken as an empty fleet",
+            subject=files[0].name,
+            hint="to remove everything, run metald destroy",
+        )
     broken = {problem.file for problem in first.problems}
     usable = [file for file in files if file.name not in broken]
-    fallback = [
-        parse_file(name, last_good[name].encode(), folder=Path(name).parent)
-        for name in sorted(broken)
-        if name in last_good
-    ]
     good = {file.name: file.text for file in usable}
     if not broken or not last_good:
         return Loaded(first.fleet, first.origins, first.texts, first.problems, first.warnings, good)
-    frozen = _tenants_of(fallback) | _tenants_of([f for f in files if f.name in broken])
+    fallback = _parsed(last_good, broken)
+    vanished = _vanished(last_good, {file.name for file in files}, broken)
+    touched = [*fallback, *vanished, *(file for file in files if file.name in broken)]
     second = _combine([*usable, *fallback])
-    fleet = Fleet.of(second.documents, frozen_tenants=frozenset(frozen))
-    kept = {**good, **{file.name: file.text for file in fallback}}
+    fleet = Fleet.of(second.documents, frozen_tenants=frozenset(_tenants_of(touched)))
+    kept = {**good, **{file.name: file.text for file in (*fallback, *vanished)}}
     return Loaded(fleet, second.origins, second.texts, first.problems, second.warnings, kept)
+
+
+def _parsed(texts: Mapping[str, str], names: set[str]) -> list[SourceFile]:
+    return [
+        parse_file(name, texts[name].encode(), folder=Path(name).parent)
+        for name in sorted(names & texts.keys())
+    ]
+
+
+def _vanished(last_good: Mapping[str, str], present: set[str], broken: set[str]) -> list[SourceFile]:
+    """Files that are gone while another is broken that was never good: perhaps it was renamed
+    and broken at once, so what the vanished one declared must not be deleted yet.
+    """
+    if not broken - last_good.keys():
+        return []
+    return _parsed(last_good, set(last_good) - present)
 
 
 def _tenants_of(files: Iterable[SourceFile]) -> set[str]:

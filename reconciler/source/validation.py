@@ -22,6 +22,7 @@ from reconciler.source.parse import PathPart, RawDocument, locate
 _PLAIN = {
     "missing": "is required",
     "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -58,9 +59,11 @@ _Finding = tuple[tuple[PathPart, ...], str, str]
 def _unknown_kind(kind: object) -> _Finding:
     if kind is None:
         return (), "kind is missing", f"one of {', '.join(KINDS)}"
+    if not isinstance(kind, str):
+        return ("kind",), "kind must be text", f"one of {', '.join(KINDS)}"
     if kind in RESERVED_KINDS:
         return ("kind",), f"kind {kind} {NOT_YET}", REMOVE_HINT
-    near = difflib.get_close_matches(str(kind), KINDS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(KINDS)}"
     return ("kind",), f"unknown kind {kind!r}", hint
 
