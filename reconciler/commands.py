@@ -106,6 +106,8 @@ async def run_async(
         )
     except FileNotFoundError as error:
         raise MetaldError(f"the program {argv[0]} is not installed") from error
+    except OSError as error:
+        raise TransientError(f"cannot be started: {error.strerror}", subject=argv[0]) from error
     try:
         async with asyncio.timeout(timeout_s):
             out, err = await process.communicate(stdin.encode())

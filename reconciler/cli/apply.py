@@ -40,7 +40,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path, readable=False))
 @targets_option
 @json_option
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there are changes.")
@@ -69,7 +69,7 @@ def plan(
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path, readable=False))
 @targets_option
 @yes_option
 @json_option

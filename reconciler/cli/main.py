@@ -62,19 +62,19 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="METALD_CONFIG",
     help="Configuration file (default /etc/metald/config.yaml, if it exists).",
 )
 @click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="METALD_STATE_DIR",
     help="State that survives reboots (default /var/lib/metald).",
 )
 @click.option(
     "--run-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="METALD_RUN_DIR",
     help="Sockets and run folders (default /run/metald).",
 )

@@ -16,7 +16,7 @@ def _say(line: str) -> None:
     click.echo(f"{moment} {line}")
 
 
-path_argument = click.argument("path", type=click.Path(path_type=Path))
+path_argument = click.argument("path", type=click.Path(path_type=Path, readable=False))
 interval_option = click.option(
     "--interval", type=click.FloatRange(min=1.0), help="Seconds between looks for drift."
 )

@@ -14,7 +14,7 @@ from reconciler.model.specs import KINDS
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 def validate(paths: tuple[Path, ...], as_json: bool) -> int:
     """Parse and check specs, offline. Reports every problem of every PATH."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 from reconciler.model.addresses import (
     NAME_PATTERN,
@@ -30,6 +31,22 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 _LABEL_KEY = re.compile(r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")
 _LABEL_VALUE_MAX = 63
 
+
+def _whole_number(value: object) -> object:
+    # Lax parsing would take true, "4" and 2.0; the specs say what they mean.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("int_type", "must be a whole number")
+    return value
+
+
+def _true_or_false(value: object) -> object:
+    if not isinstance(value, bool):
+        raise PydanticCustomError("bool_type", "must be true or false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_whole_number)]
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description="RFC 1123 label")]
 Auto = Literal["auto"]
 Power = Literal["running", "paused", "stopped"]
@@ -84,10 +101,10 @@ class TenantedMetadata(Metadata):
 class Quota(SpecModel):
     """What a tenant may declare in total; an absent field means no limit."""
 
-    vms: int | None = Field(default=None, ge=0)
-    vcpus: int | None = Field(default=None, ge=0)
+    vms: Count | None = Field(default=None, ge=0)
+    vcpus: Count | None = Field(default=None, ge=0)
     memory: Size | None = None
-    networks: int | None = Field(default=None, ge=0)
+    networks: Count | None = Field(default=None, ge=0)
 
 
 class TenantSpec(SpecModel):
@@ -143,13 +160,13 @@ class VmSpec(SpecModel):
     machine: Machine = Field(
         default="auto", description="auto: q35 under emulation, microvm under KVM"
     )
-    vcpus: int = Field(default=1, ge=1, le=288)
+    vcpus: Count = Field(default=1, ge=1, le=288)
     memory: Size = Field(default=512 * 2**20)
     boot: Boot | None = None
     interfaces: tuple[Interface, ...] = Field(default=(), max_length=8)
     power: Power = "running"
     restart: Restart = "always"
-    protect: bool = Field(default=False, description="true: no plan may destroy or replace it")
+    protect: Flag = Field(default=False, description="true: no plan may destroy or replace it")
 
     @model_validator(mode="after")
     def _bootable(self) -> VmSpec:

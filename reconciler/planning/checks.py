@@ -17,6 +17,7 @@ from reconciler.model.addresses import (
     ResourceAddress,
     network_address,
     tenant_address,
+    tenant_of,
 )
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
@@ -71,7 +72,8 @@ def _references(fleet: Fleet) -> Iterator[Finding]:
             network = network_address(vm.metadata.tenant, interface.network)
             if network not in fleet.networks:
                 path = ("spec", "interfaces", index, "network")
-                yield _unknown(vm.address, path, network, list(fleet.networks))
+                own = [a for a in fleet.networks if tenant_of(a) == vm.metadata.tenant]
+                yield _unknown(vm.address, path, network, own)
 
 
 def _unknown(

@@ -182,7 +182,9 @@ def _parsed(texts: Mapping[str, str], names: set[str]) -> list[SourceFile]:
     ]
 
 
-def _vanished(last_good: Mapping[str, str], present: set[str], broken: set[str]) -> list[SourceFile]:
+def _vanished(
+    last_good: Mapping[str, str], present: set[str], broken: set[str]
+) -> list[SourceFile]:
     """Files that are gone while another is broken that was never good: perhaps it was renamed
     and broken at once, so what the vanished one declared must not be deleted yet.
     """

@@ -70,6 +70,17 @@ def check_nothing_is_left_over(host: Host) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", ["apply", "serve"])
 def test_killed_thirty_times_then_one_apply(host: Host, command: str) -> None:
+    kill_again_and_again(host, command, KILLS)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("command", ["apply", "serve"])
+def test_killed_three_hundred_times_then_one_apply(host: Host, command: str) -> None:
+    kill_again_and_again(host, command, 10 * KILLS)
+
+
+def kill_again_and_again(host: Host, command: str, kills: int) -> None:
     draw = seeded()
     host.write("fleet.yaml", fleet(draw))
     host.run("apply", str(host.specs), "--yes")
@@ -77,7 +88,7 @@ def test_killed_thirty_times_then_one_apply(host: Host, command: str) -> None:
     words = ["apply", str(host.specs), "--yes"]
     if command == "serve":
         words = ["serve", str(host.specs), "--interval", "1"]
-    for _ in range(KILLS):
+    for _ in range(kills):
         host.write("fleet.yaml", fleet(draw))
         killed = host.start(*words)
         try:

@@ -201,7 +201,7 @@ async def _typed(console: str, command: str) -> bool:
             mark = os.urandom(4).hex()
             writer.write(f"{command} >/dev/null 2>&1; echo {mark}-$((1000+$?))\n".encode())
             seen = b""
-            while not (found := re.search(rf"{mark}-(\d+)\b".encode(), seen)):
+            while not (found := re.search(rf"{mark}-(\d+)\r?\n".encode(), seen)):
                 data = await reader.read(4096)
                 assert data, "the console closed"
                 seen += data
