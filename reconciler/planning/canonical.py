@@ -35,5 +35,10 @@ def canonical_json(plain: Any) -> str:
 
 def digest(value: Any) -> str:
     """128 bits in hex over the canonical form."""
-    text = canonical_json(to_plain(value))
+    return digest_plain(to_plain(value))
+
+
+def digest_plain(plain: Any) -> str:
+    """``digest`` of what is JSON data already."""
+    text = canonical_json(plain)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

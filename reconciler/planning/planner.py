@@ -15,7 +15,6 @@ from reconciler.model.ledger import Hold, Ledger
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord
-from reconciler.planning.canonical import digest
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
     LOCAL_HOST,
@@ -28,6 +27,7 @@ from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
 from reconciler.planning.holds import declared_digest
+from reconciler.planning.prints import fingerprint, plan_id
 from reconciler.planning.recorded import recorded_ports, recorded_vm
 from reconciler.planning.resolve import Resolution
 
@@ -248,7 +248,7 @@ def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold
     ]
     unfinished = Plan(
         id="",
-        fingerprint=digest((inputs.observed, _ledger_view(inputs.ledger))),
+        fingerprint=fingerprint(inputs.observed, inputs.ledger),
         changes=tuple(draft.changes),
         recoveries=tuple(draft.recoveries),
         steps=draft.ordered_steps(),
@@ -261,11 +261,7 @@ def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold
         refused=tuple(draft.refused),
         held=held,
     )
-    return replace(unfinished, id=digest(replace(unfinished, fingerprint="")))
-
-
-def _ledger_view(ledger: Ledger) -> dict[str, str]:
-    return {address: managed.spec_hash for address, managed in ledger.managed.items()}
+    return replace(unfinished, id=plan_id(unfinished))
 
 
 __all__ = ["EMPTY", "EVERYTHING", "LOCAL_HOST", "Scope", "plan", "plan_reboot"]

@@ -1,0 +1,63 @@
+"""What a plan is known by: its id, and the fingerprint of what was looked at.
+
+Both name the facts that decide, not every byte that follows from them: a step's content
+follows from spec hashes and from the observation, so its key is enough.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.model.ledger import Ledger
+from reconciler.model.observed import NetworkState, Observed, Unknown, VmState
+from reconciler.model.plan import Plan
+from reconciler.planning.canonical import digest_plain, to_plain
+
+
+def plan_id(plan: Plan) -> str:
+    """Digest of what an operator agrees to."""
+    return digest_plain(
+        [
+            [[c.resource, c.action, c.reason, [[f.path, f.before, f.after] for f in c.fields]]
+             for c in plan.changes],
+            to_plain(plan.recoveries),
+            [[r.address, r.uid, r.spec_hash] for r in plan.registrations],
+            [[a.kind, a.value, a.owner] for a in (*plan.allocations, *plan.releases)],
+            [[step.key, type(step.operation).__name__, step.after] for step in plan.steps],
+            [plan.blocked, plan.refused, plan.warnings, to_plain(plan.held)],
+        ]
+    )  # fmt: skip
+
+
+def fingerprint(observed: Observed, ledger: Ledger) -> str:
+    """Digest of the observation and of what was on record."""
+    return digest_plain(
+        [
+            observed.boot_id,
+            observed.unlisted,
+            _network(observed.network),
+            sorted([uid, *_vm(state)] for uid, state in observed.vms.items()),
+            sorted([name, f.kernel_sha256, f.initrd_sha256, f.problem]
+                   for name, f in observed.images.items()),
+            sorted([address, entry.spec_hash] for address, entry in ledger.managed.items()),
+        ]
+    )  # fmt: skip
+
+
+def _network(network: NetworkState | Unknown) -> list[Any]:
+    if isinstance(network, Unknown):
+        return [network.reason]
+    taps = [
+        [tap.name, tap.alias, tap.mac, tap.up, tap.attached, tap.mtu, tap.gateway,
+         sorted(tap.routes), sorted(tap.neighbours), sorted(tap.sysctls.items())]
+        for tap in network.taps.values()
+    ]  # fmt: skip
+    elements = sorted((e.container, e.key, e.value) for e in network.firewall.elements)
+    sysctls = sorted(network.sysctls.items())
+    return [sorted(taps), sysctls, network.firewall.listing, network.firewall.template, elements]
+
+
+def _vm(state: VmState | Unknown) -> list[Any]:
+    if isinstance(state, Unknown):
+        return ["unknown", state.reason]
+    return [state.phase.value, state.pid or 0, state.launch.memory_bytes, state.launch.vcpus]
