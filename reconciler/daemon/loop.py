@@ -17,8 +17,9 @@ from reconciler.daemon.exits import ExitWatch
 from reconciler.daemon.holding import Held
 from reconciler.daemon.operations import Operations
 from reconciler.errors import MetaldError
-from reconciler.execution.engine import Outcome, Request
+from reconciler.execution.engine import Request
 from reconciler.execution.executor import StepProgress
+from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import outcome_word
 from reconciler.execution.state.records import Event
 from reconciler.planning.guards import too_many_deletions

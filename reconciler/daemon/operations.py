@@ -18,8 +18,9 @@ from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
 from reconciler.daemon.desired import load_strictly
 from reconciler.daemon.wire import Reply
 from reconciler.errors import EXIT_DONE, EXIT_PARTIAL, MetaldError, RefusedError
-from reconciler.execution.engine import Engine, Outcome, Request
+from reconciler.execution.engine import Engine, Request
 from reconciler.execution.executor import StepProgress
+from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import apply_document
 from reconciler.execution.state.store import Store
 from reconciler.model.addresses import ResourceAddress, parse_address

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from reconciler.errors import Problem, RefusedError, SpecError
-from reconciler.execution.executor import Executor, OnProgress, RunResult
+from reconciler.execution.executor import Executor, OnProgress
 from reconciler.execution.operations import Context
+from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import outcome_events
 from reconciler.execution.state.records import Outcome as Ended
 from reconciler.execution.state.store import LedgerReader, Store
@@ -60,25 +61,6 @@ class Request:
     strict: bool = True
     explain: Callable[[Finding], Problem] = _unplaced
     guard: Callable[[Plan, int], str] = _unguarded
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an apply ended. ``remaining``: what observing again still finds, with why.
-
-    ``run_id`` is 0 when there was nothing to do.
-    """
-
-    plan: Plan
-    run_id: int = 0
-    result: RunResult = field(default_factory=lambda: RunResult({}, ()))
-    remaining: tuple[tuple[ResourceAddress, str], ...] = ()
-    interrupted: bool = False
-
-    @property
-    def is_complete(self) -> bool:
-        """Everything asked for is so, and was seen to be so."""
-        return not (self.result.failed or self.result.skipped or self.remaining or self.interrupted)
 
 
 Planner = Callable[[Observed, Ledger], Plan]

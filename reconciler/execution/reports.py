@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.records import Event, EventKind
 from reconciler.model.plan import Action, Recovery
 from reconciler.planning.render import SourceInfo, plan_document
-
-if TYPE_CHECKING:
-    from reconciler.execution.engine import Outcome
 
 APPLY_FORMAT = "metald.apply/v1"
 _DONE_WORDS: dict[Action, str] = {

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from reconciler.errors import MetaldError
+from reconciler.hypervisors.driver import Drivers
+from reconciler.hypervisors.processes import read_boot_id
 from reconciler.model.firewall import Element
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmState
-from reconciler.model.resolved import LaunchSpec, Port
+from reconciler.model.resolved import Port
 from reconciler.planning.images import ImageRequest
-
-BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Network(Protocol):
@@ -46,23 +45,6 @@ class Network(Protocol):
         """Write host-wide sysctls with the care of ipv6-policy.md."""
 
 
-class Driver(Protocol):
-    """One hypervisor."""
-
-    async def start(self, launch: LaunchSpec, *, power: str) -> None:
-        """Start, or adopt what already runs, and bring it to ``power``."""
-
-    async def stop(self, uid: str, *, graceful: bool) -> None:
-        """End the VMM and remove its run folder; fine when it is gone."""
-
-    async def set_power(self, uid: str, power: str) -> None:
-        """Pause or resume."""
-
-    async def reattach(self, uid: str, tap: str) -> None:
-        """Connect a live VMM's descriptor to its tap again."""
-
-
-Drivers = Mapping[str, Driver]
 LookAtImages = Callable[[Sequence[ImageRequest]], Mapping[str, ImageFacts]]
 
 
@@ -102,8 +84,3 @@ class World:
             return await self.observe_vms(), ""
         except MetaldError as error:
             return {}, str(error)
-
-
-def read_boot_id() -> str:
-    """This boot of this host (random(4), /proc/sys/kernel/random/boot_id)."""
-    return BOOT_ID_FILE.read_text(encoding="ascii").strip()

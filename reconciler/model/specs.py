@@ -207,11 +207,6 @@ class Document(SpecModel):
 
     api_version: Literal["metald/v1"]
 
-    @property
-    def address(self) -> ResourceAddress:
-        """The resource this document declares."""
-        raise NotImplementedError
-
 
 class Tenant(Document):
     """``kind: Tenant``."""

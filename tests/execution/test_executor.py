@@ -16,6 +16,7 @@ from reconciler.execution.executor import Executor, StepProgress
 from reconciler.execution.operations import Context
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.execution.world import World
+from reconciler.hypervisors.driver import Capabilities
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState, Unknown, VmState
@@ -60,6 +61,11 @@ class Recording:
 
 
 class NoDriver:
+    capabilities = Capabilities(pause=False, graceful_shutdown=False, console=False)
+
+    async def observe(self, uid: str) -> VmState | Unknown:
+        raise AssertionError
+
     async def start(self, launch: LaunchSpec, *, power: str) -> None:
         raise AssertionError
 
