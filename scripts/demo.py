@@ -71,18 +71,28 @@ class Demo:
         return {entry["resource"]: entry for entry in document["items"]}
 
     def serve(self) -> None:
-        """Start the daemon; its lines are part of the show."""
-        self.daemon = subprocess.Popen(
-            [*METALD, "serve", str(self.specs), "--interval", "5"],
-            env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        threading.Thread(target=self._relay, daemon=True).start()
+        """Start the daemon; its lines are part of the show. It writes to a file, so that it
+        may outlive the show.
+        """
+        log = self.folder / "serve.log"
+        with log.open("w") as stream:
+            self.daemon = subprocess.Popen(
+                [*METALD, "serve", str(self.specs), "--interval", "5"],
+                env=self.environment, text=True, stdout=stream, stderr=stream,
+                start_new_session=True,
+            )  # fmt: skip
+        threading.Thread(target=self._relay, args=(log,), daemon=True).start()
 
-    def _relay(self) -> None:
-        assert self.daemon is not None
-        assert self.daemon.stdout is not None
-        for line in self.daemon.stdout:
-            say(line.rstrip().partition(" ")[2], mark="|")
+    @staticmethod
+    def _relay(log: Path) -> None:
+        """Show the daemon's lines as they come, until the file is gone."""
+        with log.open() as stream:
+            while log.exists():
+                line = stream.readline()
+                if line.endswith("\n"):
+                    say(line.rstrip().partition(" ")[2], mark="|")
+                else:
+                    time.sleep(0.05)
 
     def stop(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:

@@ -44,7 +44,8 @@ __all__ = ["minimal_image"]
 class Bench:
     """A run folder, one port in the namespace, and the driver under test."""
 
-    def __init__(self, hypervisor: str, folder: Path, image: Path) -> None:
+    def __init__(self, kind: str, folder: Path, image: Path) -> None:
+        hypervisor, _, machine = kind.partition(":")
         self.run = RunPaths(folder / "run")
         self.drivers = make_drivers(self.run, open_tap=open_tap, reattach_tap=reattach_tap)
         self.driver: Driver = self.drivers[hypervisor]
@@ -57,8 +58,8 @@ class Bench:
             (ADDRESS,), str(identity.link_local_of(MAC)),
         )  # fmt: skip
         self.launch = LaunchSpec(
-            vm_address("a", "b"), UID, 2_000_000_123, hypervisor, "auto", 1, 128 << 20, boot,
-            (GuestInterface("lan", self.port.tap, MAC, (ADDRESS,)),),
+            vm_address("a", "b"), UID, 2_000_000_123, hypervisor, machine or "auto", 1, 128 << 20,
+            boot, (GuestInterface("lan", self.port.tap, MAC, (ADDRESS,)),),
         )  # fmt: skip
 
     async def prepare(self) -> None:
@@ -119,6 +120,11 @@ def case_for(hypervisor: str, netns: str, folder: Path, image: Path) -> Case:
 @pytest.fixture(params=["simulated", "qemu"])
 def case(request: pytest.FixtureRequest, netns: str, folder: Path, minimal_image: Path) -> Case:
     return case_for(request.param, netns, folder, minimal_image)
+
+
+@pytest.fixture(params=["q35", "microvm"])
+def machine(request: pytest.FixtureRequest, netns: str, folder: Path, minimal_image: Path) -> Case:
+    return case_for(f"qemu:{request.param}", netns, folder, minimal_image)
 
 
 @pytest.fixture
@@ -241,7 +247,7 @@ def test_a_record_that_names_another_process_is_unknown(qemu: Case) -> None:
     qemu(body)
 
 
-def test_guest_boots_heals_powers_off_and_panics(qemu: Case) -> None:
+def test_guest_boots_powers_off_and_panics(machine: Case) -> None:
     async def body(bench: Bench) -> None:
         await bench.driver.start(bench.launch, power="running")
         async with asyncio.timeout(120), console.attached(bench.run.vm(UID)) as (reader, writer):
@@ -264,7 +270,7 @@ def test_guest_boots_heals_powers_off_and_panics(qemu: Case) -> None:
         with pytest.raises(DriverError, match="ended"):
             await bench.driver.start(bench.launch, power="running")
 
-    qemu(body)
+    machine(body)
 
 
 def test_a_vmm_that_exits_at_once_shows_its_last_words(qemu: Case) -> None:

@@ -104,9 +104,8 @@ def _console(paths: VmPaths) -> tuple[str, ...]:
 
 
 def _devices(machine: str) -> tuple[str, ...]:
-    if machine == "q35":
-        return ("-device", "pvpanic", "-device", "virtio-rng-pci")
-    return ("-device", "virtio-rng-device")
+    random = "virtio-rng-pci" if machine == "q35" else "virtio-rng-device"
+    return ("-device", "pvpanic", "-device", random)
 
 
 def _interfaces(launch: LaunchSpec, machine: str, taps: Mapping[str, int]) -> tuple[str, ...]:
