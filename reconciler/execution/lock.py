@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from reconciler.errors import MetaldError, RefusedError
+from reconciler.errors import MetaldError, RefusedError, TransientError
 from reconciler.execution.state.opening import prepare_folder
 from reconciler.execution.state.records import rfc3339
 from reconciler.paths import StatePaths
@@ -78,7 +78,14 @@ class WriterLock:
             descriptor = _lock_file(self._state.lock)
             taken.callback(os.close, descriptor)
             holder = Holder.this_process(self._state)
-            _write_name(descriptor, json.dumps(asdict(holder)))
+            try:
+                _write_name(descriptor, json.dumps(asdict(holder)))
+            except OSError as error:
+                raise TransientError(
+                    f"the lock file cannot be written: {error.strerror}",
+                    subject=str(self._state.lock),
+                    hint="see that the disk has room",
+                ) from error
             taken.callback(_write_name, descriptor, "")
             taken.enter_context(self._claim())
             self._taken = taken.pop_all()

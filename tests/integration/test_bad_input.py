@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,30 @@ def test_a_damaged_state_database_is_refused_and_kept(host: Host) -> None:
     done = host.run("apply", str(host.specs), "--yes", expect=1)
     assert str(host.state.database) in done.stderr
     assert host.state.database.read_bytes() == damaged
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(host: Host) -> None:
+    """The state folder on a file system of its own, filled to the last block, then freed."""
+    small = host.folder / "small"
+    small.mkdir(mode=0o711)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=800k,mode=711", "tmpfs", str(small)]
+    subprocess.run(mount, check=True, timeout=20)
+    try:
+        environment = {**host.environment, "METALD_STATE_DIR": str(small / "state")}
+        host.write("fleet.yaml", GOOD + VM)
+        host.run("apply", str(host.specs), "--yes", env=environment)
+        links = host.links()
+        with (small / "fill").open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+            while stream.write(b"x" * 1024):
+                continue
+        host.write("fleet.yaml", GOOD + VM + vm("acme", "two", SIMULATED))
+        done = host.run("apply", str(host.specs), "--yes", env=environment, expect=1)
+        assert "disk" in done.stderr
+        assert "a bug in metald" not in done.stderr
+        assert host.links() == links
+        (small / "fill").unlink()
+        host.run("apply", str(host.specs), "--yes", env=environment)
+        assert len(host.links()) == 2
+        host.run("destroy", "--yes", "--purge", env=environment)
+    finally:
+        subprocess.run(["umount", str(small)], check=True, timeout=20)
