@@ -62,8 +62,7 @@ class Loop:
                 await self._sleep()
                 self._wake.clear()
                 if not stop.is_set():
-                    await self._pass()
-                    exits.refresh()
+                    await self._safe_pass(exits)
         finally:
             scheduler.shutdown(wait=False)
             exits.close()
@@ -88,25 +87,32 @@ class Loop:
         except TimeoutError:
             return
 
-    async def _pass(self) -> None:
+    async def _safe_pass(self, exits: ExitWatch) -> None:
+        """One pass; whatever fails in it is said, and tried again. Never the daemon's end."""
         self._not_before_s = 0.0
         try:
-            loaded, reason = self._load()
-            if loaded is None:
-                return
-            scope = Scope(keep_gone=reason)
-            request = Request(
-                loaded.fleet, SourceInfo(str(self._path)), scope,
-                strict=False, explain=loaded.problem_of, guard=too_many_deletions,
-            )  # fmt: skip
-            async with self._operations.turn:
-                outcome = await self._held.engine.apply(
-                    request, on_progress=self._progress, stop=self._operations.stop
-                )
+            await self._pass()
+            exits.refresh()
         except MetaldError as error:
-            self._complain(str(error))
             self._not_before_s = time.time() + RETRY_S
+            self._complain(str(error))
+
+    async def _pass(self) -> None:
+        loaded, reason = self._load()
+        if loaded is None:
             return
+        request = Request(
+            loaded.fleet,
+            SourceInfo(str(self._path)),
+            Scope(keep_gone=reason),
+            strict=False,
+            explain=loaded.problem_of,
+            guard=too_many_deletions,
+        )
+        async with self._operations.turn:
+            outcome = await self._held.engine.apply(
+                request, on_progress=self._progress, stop=self._operations.stop
+            )
         self._conclude(loaded, outcome)
 
     def _load(self) -> tuple[Loaded | None, str]:
@@ -135,7 +141,10 @@ class Loop:
         self._complaint = text
         self._say(f"error: {text}")
         event = Event(time.time(), "host/local", "Warning", "SourceOrPassFailed", text)
-        self._held.store.add_events([event])
+        try:
+            self._held.store.add_events([event])
+        except MetaldError as error:
+            self._say(f"error: not recorded: {error}")
 
     def _conclude(self, loaded: Loaded, outcome: Outcome) -> None:
         plan = outcome.plan
