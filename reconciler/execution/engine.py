@@ -165,9 +165,7 @@ class Engine:
             self._confirm(chosen, ())
             return Outcome(chosen, remaining=_blocked(chosen))
         on_progress, stop, observed = how
-        run_id = self.store.begin_run(
-            chosen, source=request.source.path, commit=request.source.commit, now_s=self.clock()
-        )
+        run_id = self.store.begin_run(chosen, request.source, now_s=self.clock())
         executor = Executor(
             self._context(observed), run_id, on_progress, self.parallelism, stop or asyncio.Event()
         )

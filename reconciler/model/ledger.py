@@ -7,7 +7,7 @@ plan needs; recorded before the first action of the plan (law 2).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reconciler.model.addresses import ResourceAddress
@@ -30,7 +30,8 @@ class Managed:
     """A resource the ledger knows as alive: what was last applied for it.
 
     ``generation`` counts changes of its spec, ``observed_generation`` is the last one that
-    was verified in the world.
+    was verified in the world. ``origin``: the address it was born under, whose incarnation
+    ``incarnation`` is; a rename changes ``address`` alone. Empty: never renamed.
     """
 
     address: ResourceAddress
@@ -40,6 +41,7 @@ class Managed:
     spec_hash: str
     generation: int
     observed_generation: int
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,30 @@ class Hold:
     """An operator's imperative act that outlasts a pass; shown by every plan.
 
     ``spec_hash``: what was declared then (``planning.holds.declared_digest``); a changed
-    declaration ends the hold.
+    declaration ends the hold. Empty: it lasts until it is lifted. ``until_s``: seconds since
+    the Unix epoch when it ends by itself, None for never.
     """
 
     address: ResourceAddress
     owner: str
     reason: str
     since_s: float
+    spec_hash: str
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A resource whose last try failed: nothing is tried again before ``not_before_s``.
+
+    ``failures`` in a row; ``spec_hash`` of the spec that failed, because a new one is tried at
+    once; ``error`` for people.
+    """
+
+    resource: ResourceAddress
+    failures: int
+    not_before_s: float
+    error: str
     spec_hash: str
 
 
@@ -84,7 +103,8 @@ class Ledger:
     address. ``taken``: owner uid per (kind, value), quarantined values included.
     ``held``: live allocations per owner uid. ``firewall``: (template digest, listing digest)
     of the rules as they read right after we last loaded them. ``now_s``: the moment, in
-    seconds since the Unix epoch, so that planning needs no clock.
+    seconds since the Unix epoch, so that planning needs no clock. ``durations``: seconds that
+    starts and stops (``StartVm``, ``StopVm``) took here lately, by (operation, hypervisor).
     """
 
     secret: bytes
@@ -97,3 +117,5 @@ class Ledger:
     firewall: tuple[str, str] | None
     sysctls_before: Mapping[str, str]
     now_s: float
+    durations: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    retries: Mapping[ResourceAddress, Retry] = field(default_factory=dict)

@@ -31,13 +31,18 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to one resource, and why this and nothing milder."""
+    """What happens to one resource, and why this and nothing milder.
+
+    ``downtime_s``: how long its guest is away, estimated; 0 for not at all, None for what
+    cannot be told (it ends, or nothing like it was ever measured).
+    """
 
     resource: ResourceAddress
     action: Action
     disruption: Disruption
     fields: tuple[FieldChange, ...]
     reason: str
+    downtime_s: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +180,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A resource's identity and spec, to be in the ledger before the first step."""
+    """A resource's identity and spec, to be in the ledger before the first step.
+
+    ``renamed_from``: the address this uid has in the ledger until then, empty when it keeps
+    its address.
+    """
 
     address: ResourceAddress
     uid: str
     incarnation: int
     spec: Mapping[str, Any]
     spec_hash: str
+    renamed_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)

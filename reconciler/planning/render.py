@@ -34,11 +34,15 @@ _SECURITY_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """Where the desired state came from; commit is empty outside a repository."""
+    """Where the desired state came from; commit and author are empty outside a repository.
+
+    ``dirty``: the work tree has changes that are not committed, and so not part of it.
+    """
 
     path: str
     commit: str = ""
     dirty: bool = False
+    author: str = ""
 
 
 def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from reconciler.model.observed import NetworkState, Unknown, VmState
 from reconciler.model.plan import ChangeElements, Plan, RaiseTap, Step
 from reconciler.model.resolved import LaunchSpec, Port
 from reconciler.paths import StatePaths
+from reconciler.planning.render import SourceInfo
 
 VM = ResourceAddress("vm/a/b")
 
@@ -108,7 +109,7 @@ def executor(
     store: SqliteStore, network: Recording, todo: Sequence[Step], progress: list[StepProgress]
 ) -> Executor:
     plan = Plan("id", "print", (), (), tuple(todo), (), (), (), 0)
-    run = store.begin_run(plan, source="test", commit="", now_s=time.time())
+    run = store.begin_run(plan, SourceInfo("test"), now_s=time.time())
     world = World(network, {"none": NoDriver()}, nothing, lambda _: {})
     context = Context(world, store, store.ledger(time.time()), "boot", {}, {})
     return Executor(context, run, progress.append, 4)

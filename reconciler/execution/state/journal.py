@@ -11,26 +11,37 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from reconciler.errors import BugError
-from reconciler.execution.state.records import Outcome, Run, StepRecord
+from reconciler.execution.state.records import Outcome, Run, RunChange, StepRecord
 from reconciler.model.plan import Plan
 from reconciler.planning.canonical import canonical_json, to_plain
+from reconciler.planning.render import SourceInfo
 
 RUNS_KEPT: Final = 1000
+# How many runs back the estimates of downtime look: enough to average, few enough to be cheap.
+RUNS_MEASURED: Final = 20
 
 _RUN = (
-    "SELECT id, plan_id, fingerprint, source, commit_id, started_at_s, ended_at_s, outcome, detail"
-    " FROM runs"
+    "SELECT id, plan_id, fingerprint, source, commit_id, started_at_s, ended_at_s, outcome,"
+    " detail, author FROM runs"
 )
 
 
-def open_run(db: sqlite3.Connection, plan: Plan, *, source: str, commit: str, now_s: float) -> int:
-    """A run and its intended steps; the oldest ended runs beyond ``RUNS_KEPT`` go."""
+def open_run(db: sqlite3.Connection, plan: Plan, source: SourceInfo, *, now_s: float) -> int:
+    """A run, its changes and its intended steps; the oldest ended runs beyond ``RUNS_KEPT`` go."""
     cursor = db.execute(
-        "INSERT INTO runs (plan_id, fingerprint, source, commit_id, started_at_s)"
-        " VALUES (?, ?, ?, ?, ?) RETURNING id",
-        (plan.id, plan.fingerprint, source, commit, now_s),
+        "INSERT INTO runs (plan_id, fingerprint, source, commit_id, author, started_at_s)"
+        " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+        (plan.id, plan.fingerprint, source.path, source.commit, source.author, now_s),
     )
     run: int = cursor.fetchone()[0]
+    told: list[tuple[str, str, str]] = [
+        *((entry.resource, entry.action, entry.reason) for entry in plan.changes),
+        *((entry.resource, entry.verdict, entry.reason) for entry in plan.recoveries),
+    ]
+    db.executemany(
+        "INSERT INTO run_changes (run, position, resource, action, reason) VALUES (?, ?, ?, ?, ?)",
+        [(run, position, *row) for position, row in enumerate(told)],
+    )
     db.executemany(
         "INSERT INTO steps (run, position, key, resource, operation, arguments)"
         " VALUES (?, ?, ?, ?, ?, ?)",
@@ -106,6 +117,39 @@ def runs(db: sqlite3.Connection, limit: int) -> tuple[Run, ...]:
     """The latest, newest first."""
     rows = db.execute(f"{_RUN} ORDER BY id DESC LIMIT ?", (limit,))
     return tuple(Run(*row) for row in rows)
+
+
+def one_run(db: sqlite3.Connection, number: int) -> Run | None:
+    """A run by its number."""
+    row = db.execute(f"{_RUN} WHERE id = ?", (number,)).fetchone()
+    return None if row is None else Run(*row)
+
+
+def changes(
+    db: sqlite3.Connection, *, run: int | None, resource: str | None, limit: int
+) -> tuple[RunChange, ...]:
+    """The last ``limit`` of a run, of a resource, or of all; oldest first."""
+    rows = db.execute(
+        "SELECT run, resource, action, reason FROM run_changes"
+        " WHERE (:run IS NULL OR run = :run) AND (:resource IS NULL OR resource = :resource)"
+        " ORDER BY run DESC, position DESC LIMIT :limit",
+        {"run": run, "resource": resource, "limit": limit},
+    ).fetchall()
+    return tuple(RunChange(*row) for row in reversed(rows))
+
+
+def durations(db: sqlite3.Connection) -> dict[tuple[str, str], float]:
+    """Mean seconds of the starts and stops of the last runs, by (operation, hypervisor)."""
+    rows = db.execute(
+        "SELECT operation, coalesce(json_extract(arguments, '$.launch.hypervisor'),"
+        "  json_extract(arguments, '$.hypervisor'), '') AS hypervisor,"
+        "  avg(ended_at_s - started_at_s)"
+        " FROM steps WHERE run > (SELECT coalesce(max(id), 0) FROM runs) - ?"
+        " AND operation IN ('StartVm', 'StopVm') AND status = 'done'"
+        " AND ended_at_s >= started_at_s GROUP BY operation, hypervisor",
+        (RUNS_MEASURED,),
+    )
+    return {(operation, hypervisor): seconds for operation, hypervisor, seconds in rows}
 
 
 def unfinished(db: sqlite3.Connection) -> tuple[Run, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from reconciler.errors import BugError
+from reconciler.execution.state import journal
 from reconciler.execution.state.records import Generations, ImageRecord
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
 from reconciler.planning.canonical import canonical_json, to_plain
 
@@ -41,7 +42,7 @@ def read(db: sqlite3.Connection, *, now_s: float, quarantine_s: float) -> Ledger
     return Ledger(
         secret=secret[0] if secret else b"",
         incarnations=dict(
-            db.execute("SELECT address, max(incarnation) FROM resources GROUP BY address")
+            db.execute("SELECT origin, max(incarnation) FROM resources GROUP BY origin")
         ),
         managed=_managed(db),
         taken=taken,
@@ -51,12 +52,15 @@ def read(db: sqlite3.Connection, *, now_s: float, quarantine_s: float) -> Ledger
         firewall=db.execute("SELECT template, listing FROM firewall").fetchone(),
         sysctls_before=dict(db.execute("SELECT key, value FROM sysctls_before ORDER BY key")),
         now_s=now_s,
+        durations=journal.durations(db),
+        retries=_retries(db),
     )
 
 
 def _managed(db: sqlite3.Connection) -> dict[ResourceAddress, Managed]:
     rows = db.execute(
-        "SELECT address, uid, incarnation, spec, spec_hash, generation, observed_generation"
+        "SELECT address, uid, incarnation, spec, spec_hash, generation, observed_generation,"
+        " CASE origin WHEN address THEN '' ELSE origin END"
         " FROM resources WHERE retired_at_s IS NULL ORDER BY address"
     )
     return {
@@ -76,8 +80,13 @@ def _vm_records(db: sqlite3.Connection) -> dict[str, VmRecord]:
 
 
 def _holds(db: sqlite3.Connection) -> dict[ResourceAddress, Hold]:
-    rows = db.execute("SELECT address, owner, reason, since_s, spec_hash FROM holds")
+    rows = db.execute("SELECT address, owner, reason, since_s, spec_hash, until_s FROM holds")
     return {ResourceAddress(row[0]): Hold(ResourceAddress(row[0]), *row[1:]) for row in rows}
+
+
+def _retries(db: sqlite3.Connection) -> dict[ResourceAddress, Retry]:
+    rows = db.execute("SELECT resource, failures, not_before_s, error, spec_hash FROM retries")
+    return {ResourceAddress(row[0]): Retry(ResourceAddress(row[0]), *row[1:]) for row in rows}
 
 
 def generations(db: sqlite3.Connection) -> dict[ResourceAddress, Generations]:
@@ -91,7 +100,9 @@ def generations(db: sqlite3.Connection) -> dict[ResourceAddress, Generations]:
 
 def register(db: sqlite3.Connection, registrations: Iterable[Registration], now_s: float) -> None:
     """Record identities and specs. Raises BugError for an incarnation that was used before."""
-    for entry in registrations:
+    entries = tuple(registrations)
+    _rename(db, [entry for entry in entries if entry.renamed_from])
+    for entry in entries:
         alive = db.execute(
             "SELECT uid, incarnation FROM resources WHERE address = ? AND retired_at_s IS NULL",
             (entry.address,),
@@ -113,9 +124,26 @@ def register(db: sqlite3.Connection, registrations: Iterable[Registration], now_
             )
 
 
+def _rename(db: sqlite3.Connection, moved: Sequence[Registration]) -> None:
+    """Give resources alive their new address; by way of none, so that two may trade names."""
+    for entry in moved:
+        cursor = db.execute(
+            "UPDATE resources SET address = ? WHERE address = ? AND uid = ?"
+            " AND retired_at_s IS NULL",
+            (f"renaming {entry.uid}", entry.renamed_from, entry.uid),
+        )
+        if cursor.rowcount != 1:
+            raise BugError(f"{entry.renamed_from} is not {entry.uid}", subject=entry.address)
+    for entry in moved:
+        db.execute("UPDATE resources SET address = ? WHERE uid = ?", (entry.address, entry.uid))
+        db.execute(
+            "UPDATE allocations SET resource = ? WHERE holder = ?", (entry.address, entry.uid)
+        )
+
+
 def _incarnate(db: sqlite3.Connection, entry: Registration, spec: str, now_s: float) -> None:
     last = db.execute(
-        "SELECT coalesce(max(incarnation), 0) FROM resources WHERE address = ?", (entry.address,)
+        "SELECT coalesce(max(incarnation), 0) FROM resources WHERE origin = ?", (entry.address,)
     ).fetchone()[0]
     if entry.incarnation <= last:
         raise BugError(
@@ -123,9 +151,18 @@ def _incarnate(db: sqlite3.Connection, entry: Registration, spec: str, now_s: fl
             subject=entry.address,
         )
     db.execute(
-        "INSERT INTO resources (uid, address, incarnation, spec, spec_hash, registered_at_s)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (entry.uid, entry.address, entry.incarnation, spec, entry.spec_hash, now_s),
+        "INSERT INTO resources"
+        " (uid, origin, address, incarnation, spec, spec_hash, registered_at_s)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            entry.uid,
+            entry.address,
+            entry.address,
+            entry.incarnation,
+            spec,
+            entry.spec_hash,
+            now_s,
+        ),
     )
 
 
@@ -228,12 +265,24 @@ def record_vms(db: sqlite3.Connection, records: Iterable[VmRecord]) -> None:
     )
 
 
+def record_retries(
+    db: sqlite3.Connection, failed: Iterable[Retry], settled: Iterable[ResourceAddress]
+) -> None:
+    """Replace what is remembered of the failed, forget the settled."""
+    db.executemany("DELETE FROM retries WHERE resource = ?", [(address,) for address in settled])
+    db.executemany(
+        "INSERT OR REPLACE INTO retries (resource, failures, not_before_s, error, spec_hash)"
+        " VALUES (?, ?, ?, ?, ?)",
+        [(r.resource, r.failures, r.not_before_s, r.error, r.spec_hash) for r in failed],
+    )
+
+
 def add_hold(db: sqlite3.Connection, hold: Hold) -> None:
     """Replace the hold on this address."""
     db.execute(
-        "INSERT OR REPLACE INTO holds (address, owner, reason, since_s, spec_hash)"
-        " VALUES (?, ?, ?, ?, ?)",
-        (hold.address, hold.owner, hold.reason, hold.since_s, hold.spec_hash),
+        "INSERT OR REPLACE INTO holds (address, owner, reason, since_s, spec_hash, until_s)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (hold.address, hold.owner, hold.reason, hold.since_s, hold.spec_hash, hold.until_s),
     )
 
 

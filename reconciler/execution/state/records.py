@@ -25,7 +25,8 @@ def rfc3339(seconds: float) -> str:
 class Run:
     """One carrying-out of one plan; ``outcome`` None: going on, or its process was killed.
 
-    ``source`` is what was applied (a path or URL), ``commit`` its git commit or empty.
+    ``source`` is what was applied (a path or URL), ``commit`` its git commit and ``author``
+    who wrote that, both empty outside a repository.
     """
 
     id: int
@@ -37,6 +38,17 @@ class Run:
     ended_at_s: float | None
     outcome: Outcome | None
     detail: str
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """One change a run set out to make, as its plan said it."""
+
+    run: int
+    resource: str
+    action: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,34 @@ class ImageRecord:
     name: str
     digest: Mapping[str, Any]
     recorded_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A change that is undone unless somebody confirms it by ``deadline_s`` (Unix epoch).
+
+    ``before``: JSON text of what was on record before run ``run``; ``request``: JSON text of
+    what was asked for. Both are ``execution.confirming``'s.
+    """
+
+    run: int
+    deadline_s: float
+    before: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A state of a source that was undone: the daemon applies ``instead`` (JSON text) until
+    the source says something else than ``fleet_digest``.
+    """
+
+    source: str
+    fleet_digest: str
+    commit: str
+    at_s: float
+    reason: str
+    instead: str
 
 
 @dataclass(frozen=True, slots=True)

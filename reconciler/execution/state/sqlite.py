@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from reconciler.execution.state import documents, events, journal, ledger
+from reconciler.execution.state import confirmations, documents, events, journal, ledger
 from reconciler.execution.state.database import Database
 from reconciler.execution.state.opening import (
     empty_database,
@@ -21,19 +21,23 @@ from reconciler.execution.state.opening import (
     shipped_migrations,
 )
 from reconciler.execution.state.records import (
+    Confirmation,
     Event,
     Generations,
     ImageRecord,
     Outcome,
+    Rejection,
     Run,
+    RunChange,
     SavedObservation,
     StepRecord,
 )
 from reconciler.files import sync_folder
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
 from reconciler.paths import StatePaths
+from reconciler.planning.render import SourceInfo
 
 
 class SqliteReader:
@@ -74,10 +78,27 @@ class SqliteReader:
         with self._database.reading() as db:
             return journal.unfinished(db)
 
+    def run(self, number: int) -> Run | None:
+        """One run."""
+        with self._database.reading() as db:
+            return journal.one_run(db, number)
+
     def steps(self, run: int) -> tuple[StepRecord, ...]:
         """A run's steps in plan order."""
         with self._database.reading() as db:
             return journal.steps(db, run)
+
+    def changes(
+        self, *, run: int | None = None, resource: str | None = None, limit: int = 1000
+    ) -> tuple[RunChange, ...]:
+        """The last ``limit`` changes runs set out to make, oldest first."""
+        with self._database.reading() as db:
+            return journal.changes(db, run=run, resource=resource, limit=limit)
+
+    def plan_file_run(self, token: str) -> int | None:
+        """The run that carried out a saved plan."""
+        with self._database.reading() as db:
+            return confirmations.plan_file_run(db, token)
 
     def events(
         self, *, after_id: int | None = None, limit: int = 1000, resource: str | None = None
@@ -95,6 +116,16 @@ class SqliteReader:
         """Last good text per file."""
         with self._database.reading() as db:
             return documents.good_documents(db, source)
+
+    def confirmation(self) -> Confirmation | None:
+        """The change that awaits confirmation."""
+        with self._database.reading() as db:
+            return confirmations.pending(db)
+
+    def rejection(self, source: str) -> Rejection | None:
+        """The state of a source that was undone."""
+        with self._database.reading() as db:
+            return confirmations.rejection(db, source)
 
     def integrity(self) -> tuple[str, ...]:
         """Defects of the database file; reads all of it."""
@@ -120,12 +151,12 @@ class SqliteStore(SqliteReader):
         with self._database.writing():
             yield
 
-    def begin_run(self, plan: Plan, *, source: str, commit: str, now_s: float) -> int:
+    def begin_run(self, plan: Plan, source: SourceInfo, *, now_s: float) -> int:
         """Registrations, allocations, run and intents: all of them durable, or nothing."""
         with self._database.writing() as db:
             ledger.register(db, plan.registrations, now_s)
             ledger.allocate(db, plan, now_s=now_s, quarantine_s=self._quarantine_s)
-            return journal.open_run(db, plan, source=source, commit=commit, now_s=now_s)
+            return journal.open_run(db, plan, source, now_s=now_s)
 
     def steps_started(self, run: int, keys: Iterable[str]) -> None:
         """Journal that steps begin."""
@@ -166,6 +197,36 @@ class SqliteStore(SqliteReader):
         """Remember VMs."""
         with self._database.writing() as db:
             ledger.record_vms(db, records)
+
+    def record_retries(self, failed: Iterable[Retry], settled: Iterable[ResourceAddress]) -> None:
+        """Remember what failed, forget what is settled."""
+        with self._database.writing() as db:
+            ledger.record_retries(db, failed, settled)
+
+    def use_plan_file(self, token: str, run: int) -> None:
+        """Note that a saved plan was carried out."""
+        with self._database.writing() as db:
+            confirmations.use_plan_file(db, token, run, self._clock())
+
+    def await_confirmation(self, pending: Confirmation) -> None:
+        """Remember that a change is undone unless confirmed."""
+        with self._database.writing() as db:
+            confirmations.add_pending(db, pending)
+
+    def end_confirmation(self) -> None:
+        """It was confirmed, or undone."""
+        with self._database.writing() as db:
+            confirmations.end_pending(db)
+
+    def reject(self, rejection: Rejection) -> None:
+        """Remember a state of a source that was undone."""
+        with self._database.writing() as db:
+            confirmations.reject(db, rejection)
+
+    def forget_rejection(self, source: str) -> None:
+        """It counts no longer."""
+        with self._database.writing() as db:
+            confirmations.forget_rejection(db, source)
 
     def add_hold(self, hold: Hold) -> None:
         """Store a hold."""

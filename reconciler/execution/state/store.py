@@ -17,17 +17,21 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from reconciler.execution.state.records import (
+    Confirmation,
     Event,
     Generations,
     ImageRecord,
     Outcome,
+    Rejection,
     Run,
+    RunChange,
     SavedObservation,
     StepRecord,
 )
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
+from reconciler.planning.render import SourceInfo
 
 
 class LedgerReader(Protocol):
@@ -52,8 +56,19 @@ class JournalReader(Protocol):
     def unfinished_runs(self) -> tuple[Run, ...]:
         """Runs without an outcome, oldest first: for the lock holder, what a kill left."""
 
+    def run(self, number: int) -> Run | None:
+        """One run, None when there is none by that number (any more)."""
+
     def steps(self, run: int) -> tuple[StepRecord, ...]:
         """A run's steps in the order of its plan."""
+
+    def changes(
+        self, *, run: int | None = None, resource: str | None = None, limit: int = 1000
+    ) -> tuple[RunChange, ...]:
+        """What runs set out to change: the last ``limit``, oldest first, by run or resource."""
+
+    def plan_file_run(self, token: str) -> int | None:
+        """The run that carried out a saved plan, None when none did."""
 
     def events(
         self, *, after_id: int | None = None, limit: int = 1000, resource: str | None = None
@@ -73,6 +88,12 @@ class FactsReader(Protocol):
     def good_documents(self, source: str) -> Mapping[str, str]:
         """Last good text per file of ``source``."""
 
+    def confirmation(self) -> Confirmation | None:
+        """The change that awaits confirmation, None when there is none."""
+
+    def rejection(self, source: str) -> Rejection | None:
+        """The state of ``source`` that was undone, None when there is none."""
+
 
 class Reader(LedgerReader, JournalReader, FactsReader, Protocol):
     """The looking half: never blocks and is never blocked."""
@@ -91,7 +112,7 @@ class Reader(LedgerReader, JournalReader, FactsReader, Protocol):
 class LedgerWriter(Protocol):
     """Changes of who is who."""
 
-    def begin_run(self, plan: Plan, *, source: str, commit: str, now_s: float) -> int:
+    def begin_run(self, plan: Plan, source: SourceInfo, *, now_s: float) -> int:
         """Record registrations, allocations, the run and an intent per step; gives its number.
 
         Raises BugError, recording nothing, when an incarnation was used before or an
@@ -113,6 +134,9 @@ class LedgerWriter(Protocol):
 
     def record_vms(self, records: Iterable[VmRecord]) -> None:
         """Remember VMs, replacing what was remembered of the same uids."""
+
+    def record_retries(self, failed: Iterable[Retry], settled: Iterable[ResourceAddress]) -> None:
+        """Remember what failed and when it is due; forget the resources that are settled."""
 
     def add_hold(self, hold: Hold) -> None:
         """Store an operator's hold, replacing one on the same address."""
@@ -139,6 +163,9 @@ class JournalWriter(Protocol):
     def finish_run(self, run: int, outcome: Outcome, detail: str = "") -> None:
         """Close a run. Raises BugError when it is closed already."""
 
+    def use_plan_file(self, token: str, run: int) -> None:
+        """Note that a saved plan was carried out. Raises RefusedError when it was before."""
+
     def add_events(self, new: Iterable[Event]) -> None:
         """Append events (their ``id`` is ignored); the oldest beyond the bound go."""
 
@@ -160,6 +187,18 @@ class FactsWriter(Protocol):
 
     def save_observation(self, document: str, *, now_s: float) -> None:
         """Keep an observation (JSON text) for looking while the host cannot be seen."""
+
+    def await_confirmation(self, pending: Confirmation) -> None:
+        """Remember that a change is undone unless confirmed. Raises BugError when one is."""
+
+    def end_confirmation(self) -> None:
+        """It was confirmed, or undone."""
+
+    def reject(self, rejection: Rejection) -> None:
+        """Remember a state of a source that must not be applied again by itself."""
+
+    def forget_rejection(self, source: str) -> None:
+        """The source says something else by now, or a person decided."""
 
     def save_documents(self, source: str, files: Mapping[str, str]) -> None:
         """Make ``files`` (text by file name) the good documents of ``source``; others go."""

@@ -6,6 +6,7 @@ from reconciler.execution.state.sqlite import SqliteStore
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation
 from reconciler.model.plan import Operation, Plan, Registration, Retire, Step
+from reconciler.planning.render import SourceInfo
 
 WEB = Registration(ResourceAddress("vm/acme/web"), "uid-web-1", 1, {"vcpus": 1}, "hash-1")
 DB = Registration(ResourceAddress("vm/acme/db"), "uid-db-1", 1, {"vcpus": 2}, "hash-1")
@@ -36,4 +37,4 @@ def plan_of(
 
 def begin(store: SqliteStore, plan: Plan, *, now_s: float = 0.0) -> int:
     """Record a plan; gives its run."""
-    return store.begin_run(plan, source="specs", commit="abc", now_s=now_s)
+    return store.begin_run(plan, SourceInfo("specs", "abc"), now_s=now_s)
