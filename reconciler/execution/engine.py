@@ -25,7 +25,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
-from reconciler.planning.checks import Finding
+from reconciler.planning.findings import Finding
 from reconciler.planning.images import wanted_images
 from reconciler.planning.planner import EMPTY, EVERYTHING, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo

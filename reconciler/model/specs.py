@@ -90,6 +90,10 @@ class Metadata(SpecModel):
     labels: Annotated[Mapping[str, str], AfterValidator(_checked_labels)] = Field(
         default_factory=dict
     )
+    renamed_from: Name | None = Field(
+        default=None,
+        description="its name before: it is kept as it is, not recreated; may stay when done",
+    )
 
 
 class TenantedMetadata(Metadata):

@@ -9,9 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from typing import Literal
 
 from reconciler.model.addresses import (
     ResourceAddress,
@@ -23,8 +21,9 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import Network, Quota, Vm
+from reconciler.planning.findings import Finding, PathPart
+from reconciler.planning.renames import check_renames
 
-PathPart = str | int
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
 _REFUSED = {
     "link-local": IPv6Network("fe80::/10"),
@@ -37,17 +36,6 @@ _TENANT_LENGTHS = (48, 56)
 _NETWORK_LENGTH = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One defect (or warning) of a resource; ``path`` leads to the field."""
-
-    resource: ResourceAddress
-    path: tuple[PathPart, ...]
-    message: str
-    hint: str = ""
-    severity: Literal["error", "warning"] = "error"
-
-
 def check(fleet: Fleet) -> tuple[Finding, ...]:
     """Everything wrong with the fleet, in a stable order."""
     found = [
@@ -57,6 +45,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *_static_addresses(fleet),
         *_quotas(fleet),
         *_hosts(fleet),
+        *check_renames(fleet),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 

@@ -43,8 +43,8 @@ from reconciler.model.specs import (
     dump_spec,
 )
 from reconciler.planning.canonical import digest
-from reconciler.planning.checks import Finding
 from reconciler.planning.claims import Claims, PoolExhaustedError
+from reconciler.planning.findings import Finding
 from reconciler.planning.images import boot_files
 
 TENANT_PREFIX_LENGTH = 48

@@ -15,7 +15,8 @@ from reconciler.errors import MetaldError, Problem, SpecError
 from reconciler.model.addresses import ResourceAddress, tenant_of
 from reconciler.model.fleet import Fleet, Origin
 from reconciler.model.specs import AnyDocument, Image
-from reconciler.planning.checks import Finding, check
+from reconciler.planning.checks import check
+from reconciler.planning.findings import Finding
 from reconciler.source.parse import ParseError, decode, locate, parse
 from reconciler.source.validation import dotted_path, validated
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from reconciler.model.fleet import Fleet
 from reconciler.model.specs import AnyDocument, Network, Tenant, Vm
-from reconciler.planning.checks import Finding, check
+from reconciler.planning.checks import check
+from reconciler.planning.findings import Finding
 
 BASE = int(IPv6Network("fd20:acde::/40").network_address)
 

@@ -1,0 +1,140 @@
+"""Renames without recreation: ``metadata.renamedFrom`` carries the uid to a new address.
+
+Pure. ``resolve`` and ``plan`` look at the ledger through ``renamed``, as if the rename were
+done; recording it is part of the plan's registrations. A resource already renamed, or never
+known here under its old name, is what it is: the field may stay in the spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger, Managed
+from reconciler.model.specs import AnyDocument
+from reconciler.planning.findings import Finding
+
+_PATH = ("metadata", "renamedFrom")
+
+
+def all_documents(fleet: Fleet) -> Iterator[AnyDocument]:
+    """Every document, kind by kind."""
+    for part in (fleet.tenants, fleet.networks, fleet.vms, fleet.images, fleet.hosts):
+        yield from part.values()
+
+
+def source_of(document: AnyDocument) -> ResourceAddress | None:
+    """The address a document says it had before, None when it says nothing."""
+    if document.metadata.renamed_from is None:
+        return None
+    parent = document.address.rsplit("/", 1)[0]
+    return ResourceAddress(f"{parent}/{document.metadata.renamed_from}")
+
+
+def check_renames(fleet: Fleet) -> Iterator[Finding]:
+    """What can be wrong with renames offline: a source that is declared still, or claimed twice.
+
+    A cycle of renames is the former for each of its members.
+    """
+    declared = {document.address for document in all_documents(fleet)}
+    claimed: dict[ResourceAddress, ResourceAddress] = {}
+    for document in all_documents(fleet):
+        source = source_of(document)
+        if source is None:
+            continue
+        if source in declared:
+            hint = "remove renamedFrom if the rename is done, else remove the old document"
+            yield Finding(document.address, _PATH, f"{source} is declared still", hint)
+        elif source in claimed:
+            message = f"{claimed[source]} is renamed from {source} as well"
+            yield Finding(document.address, _PATH, message, "only one can be")
+        else:
+            claimed[source] = document.address
+
+
+def renames_of(
+    fleet: Fleet, ledger: Ledger
+) -> tuple[Mapping[ResourceAddress, ResourceAddress], tuple[Finding, ...]]:
+    """New address to old one, for what is still on record under the old one.
+
+    A tenant's rename takes along all that belongs to it and is declared under its new name.
+    """
+    moves: dict[ResourceAddress, ResourceAddress] = {}
+    findings: list[Finding] = []
+    tenants = {
+        tenant.metadata.name: tenant.metadata.renamed_from
+        for tenant in fleet.tenants.values()
+        if tenant.metadata.renamed_from
+        and tenant.address not in ledger.managed
+        and tenant_address(tenant.metadata.renamed_from) in ledger.managed
+    }
+    for document in all_documents(fleet):
+        address, source = document.address, source_of(document)
+        old = _under_old_tenant(source or address, tenants)
+        if old == address or old not in ledger.managed:
+            continue
+        if address in ledger.managed:
+            message = f"{old} is still managed here beside {address}, which is another resource"
+            hint = f"remove renamedFrom if {old} is to be deleted"
+            findings.append(Finding(address, _PATH, message, hint))
+            continue
+        moves[address] = old
+    return moves, tuple(findings)
+
+
+def _under_old_tenant(
+    address: ResourceAddress, tenants: Mapping[str, str | None]
+) -> ResourceAddress:
+    old = tenants.get(tenant_of(address))
+    parts = address.split("/")
+    if old is None or parts[0] == "tenant":
+        return address
+    return ResourceAddress("/".join([parts[0], old, *parts[2:]]))
+
+
+def renamed(ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]) -> Ledger:
+    """The ledger as it will read once the renames are recorded."""
+    if not moves:
+        return ledger
+    new_of = {old: new for new, old in moves.items()}
+    managed = {
+        new_of.get(address, address): _moved(entry, new_of)
+        for address, entry in ledger.managed.items()
+    }
+    held = {
+        owner: tuple(
+            replace(entry, resource=new_of.get(ResourceAddress(entry.resource), entry.resource))
+            for entry in allocations
+        )
+        for owner, allocations in ledger.held.items()
+    }
+    return replace(ledger, managed=dict(sorted(managed.items())), held=held)
+
+
+def _moved(entry: Managed, new_of: Mapping[ResourceAddress, ResourceAddress]) -> Managed:
+    """One entry under its new address; its interfaces speak of networks by their new names."""
+    address = new_of.get(entry.address, entry.address)
+    spec = _with_new_networks(entry, address, new_of)
+    if address == entry.address and spec is entry.spec:
+        return entry
+    return replace(entry, address=address, spec=spec, origin=entry.origin or entry.address)
+
+
+def _with_new_networks(
+    entry: Managed, address: ResourceAddress, new_of: Mapping[ResourceAddress, ResourceAddress]
+) -> Mapping[str, Any]:
+    interfaces = entry.spec.get("interfaces")
+    if not interfaces:
+        return entry.spec
+    old_tenant = tenant_of(entry.address)
+    changed = []
+    for interface in interfaces:
+        old = ResourceAddress(f"network/{old_tenant}/{interface['network']}")
+        name = new_of.get(old, old).rsplit("/", 1)[1]
+        changed.append({**interface, "network": name})
+    if changed == list(interfaces):
+        return entry.spec
+    return {**entry.spec, "interfaces": changed}
