@@ -99,7 +99,7 @@ async def plan_now(
 ) -> tuple[Plan, SourceInfo]:
     """What an apply of ``path`` would do now, computed beside any running daemon."""
     loaded, source = load_strictly(path)
-    scope = Scope(targets=_addresses(targets), lift_holds=True)
+    scope = Scope(targets=_addresses(targets), by_hand=True)
     request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
     return await _plan(settings, request), source
 

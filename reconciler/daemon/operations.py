@@ -72,12 +72,12 @@ class Operations:
             )
         loaded, source = load_strictly(path)
         targets = _targets(arguments)
-        scope = Scope(targets=targets, lift_holds=True)
+        scope = Scope(targets=targets, by_hand=True)
         request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
         async with self.turn:
             outcome = await self._carry_out(request, arguments, emit)
             if outcome.is_complete:
-                self._lift_holds(outcome.plan, targets)
+                self._by_hand(outcome.plan, targets)
             return _reply(outcome, source)
 
     async def destroy(self, arguments: Arguments, emit: Emit) -> Reply:
@@ -153,7 +153,7 @@ class Operations:
                     )
                 )
 
-    def _lift_holds(self, plan: Plan, targets: frozenset[ResourceAddress]) -> None:
+    def _by_hand(self, plan: Plan, targets: frozenset[ResourceAddress]) -> None:
         for address in self.store.ledger(time.time()).holds:
             if (
                 not targets

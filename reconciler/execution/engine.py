@@ -27,7 +27,7 @@ from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.findings import Finding
 from reconciler.planning.images import wanted_images
-from reconciler.planning.planner import EMPTY, EVERYTHING, Scope, plan, plan_reboot
+from reconciler.planning.planner import EMPTY, WHOLE, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo
 from reconciler.planning.resolve import Resolution, resolve
 
@@ -57,7 +57,7 @@ class Request:
 
     fleet: Fleet
     source: SourceInfo
-    scope: Scope = EVERYTHING
+    scope: Scope = WHOLE
     strict: bool = True
     explain: Callable[[Finding], Problem] = _unplaced
     guard: Callable[[Plan, int], str] = _unguarded

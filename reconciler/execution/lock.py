@@ -18,7 +18,7 @@ from typing import Final
 
 from reconciler.errors import MetaldError, RefusedError, TransientError
 from reconciler.execution.state.opening import prepare_folder
-from reconciler.execution.state.records import rfc3339
+from reconciler.model.times import rfc3339
 from reconciler.paths import StatePaths
 
 # Between taking the lock and writing its name a holder needs microseconds; a killed holder's

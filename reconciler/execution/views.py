@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.execution.state.records import Event, Generations, rfc3339
+from reconciler.execution.state.records import Event, Generations
 from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
+from reconciler.model.times import rfc3339
 from reconciler.planning.ports import port_differences
 from reconciler.planning.recorded import recorded_vm
 

@@ -14,7 +14,9 @@ ResourceAddress = NewType("ResourceAddress", str)
 # RFC 1123 labels, so that a name can also become a DNS label and a host name.
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _NAME = re.compile(NAME_PATTERN)
-_PARTS_BY_KIND = {"tenant": 2, "network": 3, "vm": 3, "image": 2, "host": 2}
+# Not a resource: what a hold names when it holds all of them.
+EVERYTHING = ResourceAddress("everything")
+_PARTS_BY_KIND = {"tenant": 2, "network": 3, "vm": 3, "image": 2, "host": 2, "priceplan": 2}
 
 
 def tenant_address(name: str) -> ResourceAddress:
@@ -42,6 +44,11 @@ def host_address(name: str) -> ResourceAddress:
     return ResourceAddress(f"host/{name}")
 
 
+def price_plan_address(name: str) -> ResourceAddress:
+    """``priceplan/NAME``."""
+    return ResourceAddress(f"priceplan/{name}")
+
+
 def interface_owner(vm: ResourceAddress, network: str) -> str:
     """Owner key of a VM interface in the ledger: ``vm/acme/web-1#front``."""
     return f"{vm}#{network}"
@@ -53,7 +60,7 @@ def kind_of(address: ResourceAddress) -> str:
 
 
 def tenant_of(address: ResourceAddress) -> str:
-    """The tenant's name in an address, empty for images and hosts."""
+    """The tenant's name in an address, empty for what belongs to none."""
     parts = address.split("/")
     return parts[1] if parts[0] in {"tenant", "network", "vm"} else ""
 

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
-from reconciler.model.ledger import Allocation, Hold
+from reconciler.model.ledger import Allocation, Hold, Retry
 from reconciler.model.resolved import LaunchSpec, Port
 
 Action = Literal["create", "update", "restart", "replace", "delete"]
@@ -203,6 +203,9 @@ class Plan:
     ``releases`` go into quarantine after the steps are done. ``blocked``: resources left
     alone because something about them is unknown (law 1). ``refused``: resources a guard
     protects from what the specs ask. ``held``: resources an operator took out of the loop.
+    ``reported``: changes that would be due, but not by this pass (``reconcile: report``).
+    ``excluded``: changes left out by targets and exclusions. ``waiting``: resources whose last
+    try failed, and when they are due. ``recorded``: the specs on record when this was planned.
     """
 
     id: str
@@ -218,6 +221,10 @@ class Plan:
     blocked: tuple[tuple[ResourceAddress, str], ...] = ()
     refused: tuple[tuple[ResourceAddress, str], ...] = ()
     held: tuple[Hold, ...] = ()
+    reported: tuple[Change, ...] = ()
+    excluded: tuple[Change, ...] = ()
+    waiting: tuple[Retry, ...] = ()
+    recorded: Mapping[ResourceAddress, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:

@@ -41,7 +41,8 @@ class Port:
 
     ``tap``: link name; ``alias``: who it belongs to, in full; ``zone``: the network's number
     in the firewall; ``addresses``: the guest's addresses, each with a /128 route and a
-    permanent neighbour; ``link_local``: the guest's one EUI-64 link-local address.
+    permanent neighbour; ``link_local``: the guest's one EUI-64 link-local address; ``uid``: the
+    interface's identity, which a rename of VM or network does not change.
     """
 
     tap: str
@@ -51,6 +52,7 @@ class Port:
     zone: int
     addresses: tuple[str, ...]
     link_local: str
+    uid: str = ""
     mtu: int = MTU
 
 

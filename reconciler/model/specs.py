@@ -11,8 +11,13 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from reconciler.model.addresses import (
@@ -21,9 +26,12 @@ from reconciler.model.addresses import (
     host_address,
     image_address,
     network_address,
+    price_plan_address,
     tenant_address,
     vm_address,
 )
+from reconciler.model.base import SpecModel
+from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
 
 API_VERSION = "metald/v1"
@@ -75,12 +83,13 @@ def _checked_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
     return labels
 
 
-class SpecModel(BaseModel):
-    """Base of every spec type: immutable, camelCase keys, unknown keys refused."""
+class Freeze(SpecModel):
+    """Leave a resource exactly as it is, whatever is declared or found, until a moment."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=False
-    )
+    mode: Literal["freeze"]
+    owner: str = Field(min_length=1, description="who to ask")
+    reason: str = Field(min_length=1)
+    until: AwareDatetime = Field(description="RFC 3339; from then on it is corrected again")
 
 
 class Metadata(SpecModel):
@@ -93,6 +102,11 @@ class Metadata(SpecModel):
     renamed_from: Name | None = Field(
         default=None,
         description="its name before: it is kept as it is, not recreated; may stay when done",
+    )
+    reconcile: Literal["correct", "report"] | Freeze = Field(
+        default="correct",
+        description="report: the daemon only reports differences, a person's apply corrects "
+        "them; freeze: nobody does before its end; a tenant's goes for all that it owns",
     )
 
 
@@ -118,6 +132,9 @@ class TenantSpec(SpecModel):
         default="auto", description="/48 to /56 for the tenant, or auto: allocated once and kept"
     )
     quota: Quota = Quota()
+    price_plan: Name | None = Field(
+        default=None, description="a PricePlan; none: nothing is priced"
+    )
 
 
 class NetworkSpec(SpecModel):
@@ -277,13 +294,27 @@ class Host(Document):
         return host_address(self.metadata.name)
 
 
-AnyDocument = Tenant | Network | Vm | Image | Host
+class PricePlan(Document):
+    """``kind: PricePlan``."""
+
+    kind: Literal["PricePlan"]
+    metadata: Metadata
+    spec: PricePlanSpec
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``priceplan/NAME``."""
+        return price_plan_address(self.metadata.name)
+
+
+AnyDocument = Tenant | Network | Vm | Image | Host | PricePlan
 KINDS: Mapping[str, type[AnyDocument]] = {
     "Tenant": Tenant,
     "Network": Network,
     "VM": Vm,
     "Image": Image,
     "Host": Host,
+    "PricePlan": PricePlan,
 }
 
 

@@ -18,7 +18,7 @@ from reconciler.planning.ownership import is_ours
 from reconciler.planning.ports import drop_ports
 from reconciler.planning.recorded import recorded_ports
 
-_DELETION_ORDER = {"vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4}
+_DELETION_ORDER = {"vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4, "priceplan": 5}
 
 
 def compare_gone(
@@ -49,7 +49,10 @@ def compare_gone(
                 kept.add(tenant)
                 continue
             before = keys
-        ends.append(_retire(draft, managed, before=before))
+        if inputs.defer_deletes:
+            _defer(draft, managed)
+        else:
+            ends.append(_retire(draft, managed, before=before))
 
 
 def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
@@ -59,8 +62,22 @@ def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
     fields = tuple(
         FieldChange(change.path, change.after, None) for change in shown(managed.spec, path="spec")
     )
-    draft.changes.append(Change(managed.address, "delete", "destroy", fields, draft.gone_reason))
+    draft.changes.append(
+        Change(managed.address, "delete", "destroy", fields, draft.gone_reason, downtime_s=None)
+    )
     return key
+
+
+def _defer(draft: Draft, managed: Managed) -> None:
+    """Stopped and cut off, but still ours: forgetting waits for the confirmation."""
+    address = managed.address
+    if any(step.resource == address for step in draft.steps.values()):
+        fields = (FieldChange("status.phase", "present", "stopped and cut off"),)
+        reason = f"{draft.gone_reason}; it is deleted once the change is confirmed"
+        change = Change(address, "delete", "destroy", fields, reason, downtime_s=None)
+        draft.changes.append(change)
+    else:
+        draft.warnings.append(f"{address} is deleted once the change is confirmed")
 
 
 def _delete_vm(

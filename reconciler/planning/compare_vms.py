@@ -6,9 +6,11 @@ Every VM ends in exactly one of: a change, a recovery, blocked (unknown), refuse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import NetworkState, Unknown, VmState
 from reconciler.model.plan import (
@@ -24,6 +26,7 @@ from reconciler.model.plan import (
 )
 from reconciler.model.resolved import LaunchSpec, ResolvedVm
 from reconciler.planning.canonical import to_plain
+from reconciler.planning.downtime import restart_downtime_s
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
 from reconciler.planning.ports import drop_ports, raise_ports, shed_elements, tap_keys
@@ -55,7 +58,7 @@ def compare_vm(draft: Draft, inputs: Inputs, network: NetworkState, vm: Resolved
     case = _case(inputs, vm, state)
     relaunch = state is not None and is_live(state) and _differs(state.launch, vm.launch)
     if relaunch and vm.power != "stopped":
-        _relaunch(draft, network, case)
+        _relaunch(draft, inputs, network, case)
     else:
         _in_place(draft, network, case)
 
@@ -70,12 +73,18 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
     if managed is None:
         fields = shown(vm.spec, path="spec")
     else:
-        fields = differences(managed.spec, vm.spec, path="spec")
+        fields = (
+            *inputs.rename_of(vm.address),
+            *differences(managed.spec, vm.spec, path="spec"),
+        )
     return _Case(vm, managed, found, fields)
 
 
 def _comparable(launch: LaunchSpec) -> LaunchSpec:
-    # Where boot files lie does not matter to a running guest; what is in them does.
+    # Where boot files lie, and what VM and networks are called, does not matter to a running
+    # guest; what is in the files does.
+    unnamed = tuple(replace(entry, network="") for entry in launch.interfaces)
+    launch = replace(launch, vm=ResourceAddress(""), interfaces=unnamed)
     if launch.boot is None:
         return launch
     return replace(launch, boot=replace(launch.boot, kernel="", initrd=""))
@@ -98,7 +107,7 @@ def _replace_ports(
     return drop_ports(draft, network, gone, after=after)
 
 
-def _relaunch(draft: Draft, network: NetworkState, case: _Case) -> None:
+def _relaunch(draft: Draft, inputs: Inputs, network: NetworkState, case: _Case) -> None:
     """A running VMM cannot take the new parameters: stop it, rebuild its ports, start it."""
     vm, state = case.vm, case.state
     assert state is not None  # noqa: S101 - the caller found it live
@@ -119,11 +128,18 @@ def _relaunch(draft: Draft, network: NetworkState, case: _Case) -> None:
     action: Action = "replace" if replaced else "restart"
     disruption: Disruption = "replace" if replaced else "restart"
     # interfaces[front], not each of its parts
-    names = ", ".join(dict.fromkeys(change.path.split(".")[1] for change in fields))
+    names = ", ".join(
+        dict.fromkeys(
+            change.path.split(".")[1] for change in fields if change.path != "metadata.name"
+        )
+    )
     why = "another hypervisor needs a new VM process" if replaced else (
         f"a running {state.launch.hypervisor} VM cannot change {names}"
     )  # fmt: skip
-    draft.changes.append(Change(vm.address, action, disruption, fields, why))
+    downtime_s = restart_downtime_s(
+        inputs.ledger, stops=state.launch.hypervisor, starts=vm.launch.hypervisor
+    )
+    draft.changes.append(Change(vm.address, action, disruption, fields, why, downtime_s))
 
 
 def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
@@ -145,12 +161,29 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
         draft.changes.append(Change(vm.address, "create", "none", fields, reason))
     elif fields:
         parts = (
-            "its spec changed" if case.fields else "",
+            _what_changed(case.fields),
             decision.reason if power else "",
-            "drift: its network was changed from outside" if drift and not case.fields else "",
+            _what_drifted(drift) if not case.fields else "",
         )
         reason = "; ".join(part for part in parts if part)
         draft.changes.append(Change(vm.address, "update", "none", fields, reason))
+
+
+def _what_changed(fields: tuple[FieldChange, ...]) -> str:
+    if not fields:
+        return ""
+    if fields[0].path != "metadata.name":
+        return "its spec changed"
+    kept = "renamed: it keeps running, and its identity"
+    return kept if len(fields) == 1 else f"{kept}; its spec changed"
+
+
+def _what_drifted(drift: Sequence[FieldChange]) -> str:
+    if not drift:
+        return ""
+    if all(field.path.endswith(".alias") for field in drift):
+        return "its link carries the name of before"
+    return "drift: its network was changed from outside"
 
 
 def _act(
@@ -240,6 +273,7 @@ def reboot_vm(draft: Draft, inputs: Inputs, network: NetworkState, vm: ResolvedV
     _start(draft, vm, Decision("start"), after=(stop,))
     before = "absent" if state is None else state.phase.value
     fields = (FieldChange("status.phase", before, vm.power),)
-    draft.changes.append(
-        Change(vm.address, "restart", "restart", fields, "an operator asked for a reboot")
-    )
+    kinds = {"stops": vm.launch.hypervisor, "starts": vm.launch.hypervisor}
+    reason = "an operator asked for a reboot"
+    downtime_s = restart_downtime_s(inputs.ledger, **kinds)
+    draft.changes.append(Change(vm.address, "restart", "restart", fields, reason, downtime_s))

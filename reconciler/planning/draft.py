@@ -5,13 +5,21 @@ Mutable, local to one `planning.plan` call; `finish` freezes it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.ledger import Allocation, Ledger
 from reconciler.model.observed import Observed
-from reconciler.model.plan import Change, Operation, Recovery, Registration, Step
+from reconciler.model.plan import (
+    Change,
+    FieldChange,
+    Operation,
+    Recovery,
+    Registration,
+    Step,
+)
 
 SYSCTLS = "host:sysctls"
 FIREWALL = "host:firewall"
@@ -19,15 +27,26 @@ FIREWALL = "host:firewall"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What every comparison looks at. ``only``: restrict to these resources, None is all."""
+    """What every comparison looks at. ``only``: restrict to these resources, None is all.
+
+    ``ledger`` reads as if the ``renames`` (new address to old) were done already.
+    ``defer_deletes``: stop and isolate what goes, and forget nothing yet.
+    """
 
     ledger: Ledger
     observed: Observed
     only: frozenset[ResourceAddress] | None = None
+    renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
+    defer_deletes: bool = False
 
     def selected(self, address: ResourceAddress) -> bool:
         """The resource takes part in this plan."""
         return self.only is None or address in self.only
+
+    def rename_of(self, address: ResourceAddress) -> tuple[FieldChange, ...]:
+        """The change of name, when there is one."""
+        old = self.renames.get(address)
+        return () if old is None else (FieldChange("metadata.name", old, address),)
 
 
 @dataclass(slots=True)
@@ -51,6 +70,16 @@ class Draft:
     refused: list[tuple[ResourceAddress, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     freed: dict[str, str] = field(default_factory=dict)
+    reported: list[Change] = field(default_factory=list)
+
+    def margin(self) -> Draft:
+        """Where what is only reported is drafted: its changes are told, and that is all."""
+        return Draft(
+            wanted_elements=self.wanted_elements,
+            changes=self.reported,
+            blocked=self.blocked,
+            warnings=self.warnings,
+        )
 
     def step(
         self,

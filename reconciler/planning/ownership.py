@@ -13,6 +13,8 @@ def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
     """Some incarnation of ``owner`` (an address or ``vm/…#network``) has this uid."""
     if not owner or not uid:
         return False
+    if uid in ledger.taken.values():
+        return True  # it holds, or lately held, a name or an address of this ledger
     address = owner.split("#", 1)[0]
     return any(
         identity.derive_uid(ledger.secret, owner=owner, incarnation=number) == uid

@@ -6,12 +6,12 @@ whoever wants to look.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler.errors import RefusedError
-from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_address
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
 from reconciler.model.firewall import Element, elements_of
-from reconciler.model.ledger import Hold, Ledger
+from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord
@@ -26,43 +26,48 @@ from reconciler.planning.compare_host import (
 from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
-from reconciler.planning.holds import declared_digest
+from reconciler.planning.holds import active_holds, holds_everything, is_only_reported
 from reconciler.planning.prints import fingerprint, plan_id
 from reconciler.planning.recorded import recorded_ports, recorded_vm
+from reconciler.planning.renames import renamed
 from reconciler.planning.resolve import Resolution
+from reconciler.planning.scope import Scope, selection
+from reconciler.planning.waiting import waiting_resources, without_waiting
 
 EMPTY = Resolution(ResolvedFleet({}, {}, frozenset()), (), (), (), ())
+WHOLE = Scope()
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a plan is about. ``targets``: these resources and what they need, empty is all.
-
-    ``destroy``: the targets (or everything) are to go. ``lift_holds``: an operator applies,
-    so what an operator destroyed earlier may come back. ``keep_gone``: a guard's reason why
-    nothing may be deleted in this pass, empty when deleting is fine.
-    """
-
-    targets: frozenset[ResourceAddress] = frozenset()
-    destroy: bool = False
-    lift_holds: bool = False
-    keep_gone: str = ""
-
-
-EVERYTHING = Scope()
-
-
-def plan(
-    resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = EVERYTHING
-) -> Plan:
+def plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = WHOLE) -> Plan:
     """The plan that makes ``observed`` what ``resolution`` asks for.
 
-    For ``scope.destroy`` the resolution is ignored: what is on record is the subject.
+    For ``scope.destroy`` the resolution is ignored: what is on record is the subject. Raises
+    RefusedError when the scope would cut an isolation edge.
     """
-    fleet = EMPTY.fleet if scope.destroy else resolution.fleet
-    held = _active_holds(fleet, ledger, scope)
-    inputs = Inputs(ledger, observed, _selection(fleet, ledger, scope))
+    if scope.destroy:
+        resolution = EMPTY
+    ledger = renamed(ledger, resolution.renames)
+    made = _plan(resolution, observed, ledger, scope)
+    if not scope.is_partial or scope.destroy:
+        return made
+    whole = _plan(resolution, observed, ledger, replace(scope, targets=NONE, exclude=NONE))
+    own = {change.resource for change in made.changes}
+    rest = tuple(change for change in whole.changes if change.resource not in own)
+    return replace(made, excluded=rest)
+
+
+NONE: frozenset[ResourceAddress] = frozenset()
+
+
+def _plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope) -> Plan:
+    fleet = resolution.fleet
+    held = active_holds(fleet, ledger, scope)
+    inputs = Inputs(
+        ledger, observed, selection(fleet, ledger, scope), resolution.renames, scope.defer_deletes
+    )
     draft = Draft()
+    if holds_everything(held):
+        return _finish(draft, inputs, EMPTY.fleet, held)
     if isinstance(observed.network, Unknown):
         draft.blocked.append((host_of(fleet), observed.network.reason))
     elif observed.unlisted:
@@ -71,68 +76,12 @@ def plan(
         _compare(draft, inputs, observed.network, fleet, (scope, held))
     if not scope.destroy:
         _registrations(draft, inputs, resolution, held)
-    return _finish(draft, inputs, fleet, held)
+    waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
+    return _finish(draft, inputs, fleet, held, waiting)
 
 
-def _active_holds(fleet: ResolvedFleet, ledger: Ledger, scope: Scope) -> tuple[Hold, ...]:
-    """Holds that still count: not lifted, and made for the spec as it still stands."""
-    if scope.lift_holds or scope.destroy:
-        return ()
-    return tuple(
-        hold
-        for address, hold in sorted(ledger.holds.items())
-        if address in fleet.vms and declared_digest(fleet.vms[address].spec) == hold.spec_hash
-    )
-
-
-def _selection(
-    fleet: ResolvedFleet, ledger: Ledger, scope: Scope
-) -> frozenset[ResourceAddress] | None:
-    if not scope.targets:
-        return None
-    chosen = set(scope.targets)
-    for address in (*fleet.records, *fleet.vms, *ledger.managed):
-        if _within(address, scope.targets):
-            chosen.add(address)
-    if scope.destroy:
-        chosen |= _users_of(ledger, chosen)
-    else:
-        for address in list(chosen):
-            chosen |= _needs(fleet, address)
-    return frozenset(chosen)
-
-
-def _within(address: ResourceAddress, targets: frozenset[ResourceAddress]) -> bool:
-    """A tenant as target stands for all that belongs to it."""
-    parts = address.split("/")
-    return parts[0] in {"network", "vm"} and tenant_address(parts[1]) in targets
-
-
-def _needs(fleet: ResolvedFleet, address: ResourceAddress) -> set[ResourceAddress]:
-    """What a target cannot exist without: its tenant, a VM's networks, the host."""
-    parts = address.split("/")
-    needed = {host_of(fleet)}
-    if parts[0] in {"network", "vm"}:
-        needed.add(tenant_address(parts[1]))
-    if address in fleet.vms:
-        interfaces = fleet.vms[address].launch.interfaces
-        needed |= {network_address(parts[1], entry.network) for entry in interfaces}
-    return needed
-
-
-def _users_of(ledger: Ledger, chosen: set[ResourceAddress]) -> set[ResourceAddress]:
-    """VMs with an interface in a network that goes: they go with it, named in the plan."""
-    users = set()
-    for address, managed in ledger.managed.items():
-        if kind_of(address) == "vm":
-            tenant = address.split("/")[1]
-            networks = {
-                network_address(tenant, entry["network"])
-                for entry in managed.spec.get("interfaces", ())
-            }
-            if networks & chosen:
-                users.add(address)
-    return users
+def _is_held(address: ResourceAddress, held: frozenset[ResourceAddress]) -> bool:
+    return address in held or tenant_address(tenant_of(address)) in held
 
 
 def _compare(
@@ -142,33 +91,51 @@ def _compare(
     fleet: ResolvedFleet,
     how: tuple[Scope, tuple[Hold, ...]],
 ) -> None:
-    scope, held = how
-    host = host_of(fleet)
-    held_addresses = {hold.address for hold in held}
-    vms = [vm for vm in fleet.vms.values() if vm.address not in held_addresses]
+    scope, holds = how
+    held = frozenset(hold.address for hold in holds)
+    vms = [vm for vm in fleet.vms.values() if not _is_held(vm.address, held)]
     draft.wanted_elements = elements_of(port for vm in vms for port in vm.ports)
+    _compare_gone(draft, inputs, network, fleet, (scope, held))
+    if not scope.destroy:
+        compare_host(draft, inputs, network, host_of(fleet))
+    for record in fleet.records.values():
+        if inputs.selected(record.address) and not _is_held(record.address, held):
+            _compare_record(_part(draft, fleet, record.address, scope), inputs, record)
+    for vm in vms:
+        if inputs.selected(vm.address):
+            compare_vm(_part(draft, fleet, vm.address, scope), inputs, network, vm)
+    if not scope.is_partial:
+        _sweep(draft, inputs, network, fleet)
+        if scope.destroy and not (draft.blocked or draft.refused):
+            tear_down_host(draft, inputs, network)
+
+
+def _part(draft: Draft, fleet: ResolvedFleet, address: ResourceAddress, scope: Scope) -> Draft:
+    """The draft itself, or its margin for what is only reported."""
+    return draft.margin() if is_only_reported(fleet, address, scope) else draft
+
+
+def _compare_gone(
+    draft: Draft,
+    inputs: Inputs,
+    network: NetworkState,
+    fleet: ResolvedFleet,
+    how: tuple[Scope, frozenset[ResourceAddress]],
+) -> None:
+    scope, held = how
     gone = [
         address
         for address in inputs.ledger.managed
-        if address not in fleet.records and address not in fleet.vms and inputs.selected(address)
+        if address not in fleet.records
+        and address not in fleet.vms
+        and inputs.selected(address)
+        and not _is_held(address, held)
     ]
     if scope.keep_gone:
         draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
     else:
         draft.gone_reason = "destroyed by an operator" if scope.destroy else "no longer declared"
         compare_gone(draft, inputs, network, gone, fleet.frozen_tenants)
-    if not scope.destroy:
-        compare_host(draft, inputs, network, host)
-    for record in fleet.records.values():
-        if inputs.selected(record.address):
-            _compare_record(draft, inputs, record)
-    for vm in vms:
-        if inputs.selected(vm.address):
-            compare_vm(draft, inputs, network, vm)
-    if not scope.targets:
-        _sweep(draft, inputs, network, fleet)
-        if scope.destroy and not (draft.blocked or draft.refused):
-            tear_down_host(draft, inputs, network)
 
 
 def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> None:
@@ -178,9 +145,14 @@ def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> Non
         fields = shown(record.spec, path="spec")
         reason = "declared, and not on record yet"
         draft.changes.append(Change(record.address, "create", "none", fields, reason))
-    elif managed.spec_hash != record.spec_hash:
-        fields = differences(managed.spec, record.spec, path="spec")
-        draft.changes.append(Change(record.address, "update", "none", fields, "its spec changed"))
+        return
+    fields = inputs.rename_of(record.address)
+    reasons = ["renamed: it keeps its identity"] if fields else []
+    if managed.spec_hash != record.spec_hash:
+        fields += differences(managed.spec, record.spec, path="spec")
+        reasons.append("its spec changed")
+    if reasons:
+        draft.changes.append(Change(record.address, "update", "none", fields, "; ".join(reasons)))
 
 
 def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedFleet) -> None:
@@ -204,18 +176,24 @@ def _registrations(
     draft: Draft, inputs: Inputs, resolution: Resolution, held: tuple[Hold, ...]
 ) -> None:
     """What must be on record before the first step: only for resources this plan acts on."""
-    skipped = {hold.address for hold in held}
-    skipped |= {address for address, _ in (*draft.blocked, *draft.refused)}
+    untouched = frozenset(hold.address for hold in held)
+    skipped = {address for address, _ in (*draft.blocked, *draft.refused)}
+    skipped |= {change.resource for change in draft.reported}
     if host_of(resolution.fleet) in {address for address, _ in draft.blocked}:
         return
 
     def wanted(address: str) -> bool:
         resource = ResourceAddress(address)
-        return resource not in skipped and inputs.selected(resource)
+        return (
+            resource not in skipped
+            and not _is_held(resource, untouched)
+            and inputs.selected(resource)
+        )
 
     draft.registrations = [r for r in resolution.registrations if wanted(r.address)]
     draft.allocations = [a for a in resolution.allocations if wanted(a.resource)]
-    draft.releases = [a for a in resolution.releases if wanted(a.resource)]
+    if not inputs.defer_deletes:
+        draft.releases = [a for a in resolution.releases if wanted(a.resource)]
 
 
 def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) -> Plan:
@@ -238,20 +216,27 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     return _finish(draft, inputs, EMPTY.fleet, ())
 
 
-def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold, ...]) -> Plan:
-    touched = {change.resource for change in draft.changes}
+def _finish(
+    draft: Draft,
+    inputs: Inputs,
+    fleet: ResolvedFleet,
+    held: tuple[Hold, ...],
+    waiting: tuple[Retry, ...] = (),
+) -> Plan:
+    touched = {change.resource for change in (*draft.changes, *draft.reported)}
     touched |= {address for address, _ in (*draft.blocked, *draft.refused)}
     settled = [
         address
         for address in (*fleet.records, *fleet.vms)
         if address in inputs.ledger.managed and address not in touched and inputs.selected(address)
     ]
+    steps = draft.ordered_steps()
     unfinished = Plan(
         id="",
         fingerprint=fingerprint(inputs.observed, inputs.ledger),
         changes=tuple(draft.changes),
         recoveries=tuple(draft.recoveries),
-        steps=draft.ordered_steps(),
+        steps=without_waiting(steps, waiting) if waiting else steps,
         registrations=tuple(draft.registrations),
         allocations=tuple(draft.allocations),
         releases=tuple(draft.releases),
@@ -260,8 +245,11 @@ def _finish(draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: tuple[Hold
         blocked=tuple(draft.blocked),
         refused=tuple(draft.refused),
         held=held,
+        reported=tuple(draft.reported),
+        waiting=waiting,
+        recorded={address: entry.spec for address, entry in inputs.ledger.managed.items()},
     )
     return replace(unfinished, id=plan_id(unfinished))
 
 
-__all__ = ["EMPTY", "EVERYTHING", "LOCAL_HOST", "Scope", "plan", "plan_reboot"]
+__all__ = ["EMPTY", "LOCAL_HOST", "WHOLE", "Scope", "plan", "plan_reboot"]

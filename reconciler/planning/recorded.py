@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.model import identity
-from reconciler.model.addresses import interface_owner
+from reconciler.model.addresses import ResourceAddress, interface_owner
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.quantities import parse_size
 from reconciler.model.resolved import (
@@ -27,7 +27,24 @@ def recorded_ports(managed: Managed) -> tuple[Port, ...]:
     return tuple(_port(managed, entry, "") for entry in managed.spec.get("interfaces", ()))
 
 
-def _port(managed: Managed, entry: Mapping[str, Any], alias: str) -> Port:
+def recorded_interface_uid(ledger: Ledger, vm: ResourceAddress, network: str) -> str | None:
+    """Uid of an interface a VM has on record, None when it has none in that network."""
+    managed = ledger.managed.get(vm)
+    for entry in managed.spec.get("interfaces", ()) if managed else ():
+        if managed is not None and entry["network"] == network:
+            return _interface_uid(ledger, managed, entry)
+    return None
+
+
+def _interface_uid(ledger: Ledger, managed: Managed, entry: Mapping[str, Any]) -> str:
+    if "uid" in entry:
+        return str(entry["uid"])
+    # On record since before uids were kept with the interface: it still derives.
+    owner = interface_owner(managed.address, entry["network"])
+    return identity.derive_uid(ledger.secret, owner=owner, incarnation=managed.incarnation)
+
+
+def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "") -> Port:
     return Port(
         tap=entry["tap"],
         alias=alias,
@@ -36,6 +53,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str) -> Port:
         zone=int(entry["zone"]),
         addresses=tuple(entry["addresses"]),
         link_local=str(identity.link_local_of(entry["mac"])),
+        uid=uid or entry.get("uid", ""),
     )
 
 
@@ -60,8 +78,8 @@ def recorded_vm(ledger: Ledger, managed: Managed) -> ResolvedVm:
 
 def _full_port(ledger: Ledger, managed: Managed, entry: Mapping[str, Any]) -> Port:
     owner = interface_owner(managed.address, entry["network"])
-    uid = identity.derive_uid(ledger.secret, owner=owner, incarnation=managed.incarnation)
-    return _port(managed, entry, link_alias(owner, uid))
+    uid = _interface_uid(ledger, managed, entry)
+    return _port(managed, entry, link_alias(owner, uid), uid)
 
 
 def _launch(managed: Managed, unix_id: int) -> LaunchSpec:

@@ -22,7 +22,8 @@ _PATH = ("metadata", "renamedFrom")
 
 def all_documents(fleet: Fleet) -> Iterator[AnyDocument]:
     """Every document, kind by kind."""
-    for part in (fleet.tenants, fleet.networks, fleet.vms, fleet.images, fleet.hosts):
+    shared = (fleet.images, fleet.hosts, fleet.price_plans)
+    for part in (fleet.tenants, fleet.networks, fleet.vms, *shared):
         yield from part.values()
 
 
@@ -117,14 +118,14 @@ def renamed(ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]) ->
 def _moved(entry: Managed, new_of: Mapping[ResourceAddress, ResourceAddress]) -> Managed:
     """One entry under its new address; its interfaces speak of networks by their new names."""
     address = new_of.get(entry.address, entry.address)
-    spec = _with_new_networks(entry, address, new_of)
+    spec = _with_new_networks(entry, new_of)
     if address == entry.address and spec is entry.spec:
         return entry
     return replace(entry, address=address, spec=spec, origin=entry.origin or entry.address)
 
 
 def _with_new_networks(
-    entry: Managed, address: ResourceAddress, new_of: Mapping[ResourceAddress, ResourceAddress]
+    entry: Managed, new_of: Mapping[ResourceAddress, ResourceAddress]
 ) -> Mapping[str, Any]:
     interfaces = entry.spec.get("interfaces")
     if not interfaces:

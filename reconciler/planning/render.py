@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.plan import (
     PLAN_FORMAT,
+    Change,
     ChangeElements,
     LoadFirewall,
     Plan,
@@ -20,6 +21,7 @@ from reconciler.model.plan import (
     RemoveTap,
     SetSysctls,
 )
+from reconciler.model.times import rfc3339
 from reconciler.planning.canonical import to_plain
 
 _SECURITY_TEXT = {
@@ -53,7 +55,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
         "source": asdict(source),
         "fingerprint": plan.fingerprint,
         "summary": plan.summary(),
-        "changes": [to_plain(change) for change in plan.changes],
+        "changes": [change_document(change) for change in plan.changes],
         "recoveries": [
             {
                 "resource": recovery.resource,
@@ -66,11 +68,42 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
         "blocked": _pairs(plan.blocked),
         "refused": _pairs(plan.refused),
         "held": [
-            {"resource": hold.address, "owner": hold.owner, "reason": hold.reason}
+            {
+                "resource": hold.address,
+                "owner": hold.owner,
+                "reason": hold.reason,
+                "until": None if hold.until_s is None else rfc3339(hold.until_s),
+            }
             for hold in plan.held
+        ],
+        "reported": [change_document(change) for change in plan.reported],
+        "excluded": [
+            {"resource": change.resource, "action": change.action, "reason": change.reason}
+            for change in plan.excluded
+        ],
+        "waiting": [
+            {
+                "resource": retry.resource,
+                "failures": retry.failures,
+                "notBefore": rfc3339(retry.not_before_s),
+                "reason": retry.error,
+            }
+            for retry in plan.waiting
         ],
         "security": security_changes(plan),
         "warnings": list(plan.warnings),
+    }
+
+
+def change_document(change: Change) -> dict[str, Any]:
+    """One change; ``downtimeSeconds`` is null where it cannot be told."""
+    return {
+        "resource": change.resource,
+        "action": change.action,
+        "disruption": change.disruption,
+        "fields": [to_plain(field) for field in change.fields],
+        "reason": change.reason,
+        "downtimeSeconds": change.downtime_s,
     }
 
 

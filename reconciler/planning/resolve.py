@@ -38,6 +38,7 @@ from reconciler.model.specs import (
     Image,
     Interface,
     Network,
+    PricePlan,
     Tenant,
     Vm,
     dump_spec,
@@ -46,6 +47,8 @@ from reconciler.planning.canonical import digest
 from reconciler.planning.claims import Claims, PoolExhaustedError
 from reconciler.planning.findings import Finding
 from reconciler.planning.images import boot_files
+from reconciler.planning.recorded import recorded_interface_uid
+from reconciler.planning.renames import renamed, renames_of
 
 TENANT_PREFIX_LENGTH = 48
 NETWORK_PREFIX_LENGTH = 64
@@ -55,7 +58,8 @@ NETWORK_PREFIX_LENGTH = 64
 class Resolution:
     """The desired state, what must be recorded for it, and what keeps it from being planned.
 
-    ``releases``: allocations of resources that stay, but no longer use them.
+    ``releases``: allocations of resources that stay, but no longer use them. ``renames``: new
+    address to the one in the ledger (``planning.renames``).
     """
 
     fleet: ResolvedFleet
@@ -63,13 +67,21 @@ class Resolution:
     allocations: tuple[Allocation, ...]
     releases: tuple[Allocation, ...]
     findings: tuple[Finding, ...]
+    renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
 
 
 def resolve(fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts]) -> Resolution:
     """Resolve a checked fleet against the ledger. Pure and deterministic."""
-    work = _Work(fleet, ledger, images, Claims(ledger))
+    renames, findings = renames_of(fleet, ledger)
+    ledger = renamed(ledger, renames)
+    work = _Work(fleet, ledger, images, Claims(ledger), renames)
+    work.findings.extend(findings)
     _reserve_statics(work)
-    others: list[Host | Image] = [*fleet.hosts.values(), *fleet.images.values()]
+    others: list[Host | Image | PricePlan] = [
+        *fleet.hosts.values(),
+        *fleet.images.values(),
+        *fleet.price_plans.values(),
+    ]
     for document in others:
         _record(work, document, dump_spec(document))
     for tenant in fleet.tenants.values():
@@ -90,6 +102,7 @@ def resolve(fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts]) -> R
         tuple(work.claims.new),
         tuple(sorted(releases)),
         tuple(work.findings),
+        renames,
     )
 
 
@@ -101,6 +114,7 @@ class _Work:
     ledger: Ledger
     images: Mapping[str, ImageFacts]
     claims: Claims
+    renames: Mapping[ResourceAddress, ResourceAddress]
     records: dict[ResourceAddress, ResolvedRecord] = field(default_factory=dict)
     vms: dict[ResourceAddress, ResolvedVm] = field(default_factory=dict)
     prefixes: dict[ResourceAddress, IPv6Network] = field(default_factory=dict)
@@ -123,21 +137,30 @@ def _identity(work: _Work, address: ResourceAddress) -> tuple[str, int]:
 def _register(
     work: _Work, address: ResourceAddress, identified: tuple[str, int], spec: Mapping[str, Any]
 ) -> str:
-    """Note a registration when the spec is new to the ledger; gives the spec's hash."""
+    """Note a registration when the spec or its address is new to the ledger; gives its hash."""
     spec_hash = digest(spec)
     managed = work.ledger.managed.get(address)
-    if managed is None or managed.spec_hash != spec_hash:
+    before = work.renames.get(address, "")
+    if managed is None or managed.spec_hash != spec_hash or before:
         uid, incarnation = identified
-        work.registrations.append(Registration(address, uid, incarnation, spec, spec_hash))
+        entry = Registration(address, uid, incarnation, spec, spec_hash, before)
+        work.registrations.append(entry)
     return spec_hash
 
 
 def _record(work: _Work, document: AnyDocument, spec: Mapping[str, Any]) -> None:
     address = document.address
     identified = _identity(work, address)
-    full = {**spec, "labels": dict(document.metadata.labels)}
+    full = {**spec, **_metadata(document)}
     spec_hash = _register(work, address, identified, full)
     work.records[address] = ResolvedRecord(address, *identified, full, spec_hash)
+
+
+def _metadata(document: AnyDocument) -> dict[str, Any]:
+    """What of the metadata is recorded with the spec: labels, and a mode that is no default."""
+    plain = document.metadata.model_dump(mode="json", by_alias=True, include={"reconcile"})
+    mode = {} if plain["reconcile"] == "correct" else plain
+    return {"labels": dict(document.metadata.labels), **mode}
 
 
 def _reserve_statics(work: _Work) -> None:
@@ -272,7 +295,7 @@ def _vm(work: _Work, vm: Vm) -> None:
 def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, Any]:
     """The spec as recorded and compared: defaults, digests and identities filled in."""
     spec = dump_spec(vm)
-    spec["labels"] = dict(vm.metadata.labels)
+    spec.update(_metadata(vm))
     spec["interfaces"] = [
         {
             "network": interface.network,
@@ -280,6 +303,7 @@ def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, A
             "mac": port.mac,
             "tap": port.tap,
             "zone": port.zone,
+            "uid": port.uid,
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
     ]
@@ -306,7 +330,9 @@ def _port(work: _Work, vm: Vm, interface: Interface, incarnation: int) -> Port |
         return None
     address = vm.address
     owner_name = interface_owner(address, interface.network)
-    uid = identity.derive_uid(work.ledger.secret, owner=owner_name, incarnation=incarnation)
+    uid = recorded_interface_uid(work.ledger, address, interface.network)
+    if uid is None:
+        uid = identity.derive_uid(work.ledger.secret, owner=owner_name, incarnation=incarnation)
     claims = work.claims
     guest_address = _guest_address(work, vm, interface, uid)
     if guest_address is None:
@@ -321,6 +347,7 @@ def _port(work: _Work, vm: Vm, interface: Interface, incarnation: int) -> Port |
         zone=work.zones[network],
         addresses=(guest_address,),
         link_local=str(identity.link_local_of(mac)),
+        uid=uid,
     )
 
 

@@ -82,7 +82,7 @@ def settle(world: World, fleet: Fleet) -> int:
     """Apply until nothing is left, letting back-off pass; gives the number of passes."""
     for passes in range(1, 5):
         world.now_s += 1000
-        world.apply(fleet, Scope(lift_holds=True))
+        world.apply(fleet, Scope(by_hand=True))
         plan = world.plan(fleet)
         if plan.is_empty:
             return passes

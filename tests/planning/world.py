@@ -14,7 +14,7 @@ from typing import Any
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
 from reconciler.model.observed import (
     FirewallState,
     ImageFacts,
@@ -79,6 +79,8 @@ class World:
         self.vms: dict[str, VmState | Unknown] = {}
         self.images = {"minimal": MINIMAL}
         self.network_problem = ""
+        self.durations: dict[tuple[str, str], float] = {}
+        self.retries: dict[ResourceAddress, Retry] = {}
 
     # -- what planning sees ---------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class World:
         return Ledger(
             self.secret, dict(self.incarnations), dict(self.managed), taken, held,
             dict(self.records), dict(self.holds), self.loaded, dict(self.sysctls_before),
-            self.now_s,
+            self.now_s, dict(self.durations), dict(self.retries),
         )  # fmt: skip
 
     def observed(self) -> Observed:
@@ -124,15 +126,26 @@ class World:
             self._quarantine(chosen.releases)
 
     def _record(self, chosen: Plan) -> None:
+        moved = {e.renamed_from: e for e in chosen.registrations if e.renamed_from}
+        kept = {a: m for a, m in self.managed.items() if a not in moved}
+        for before, entry in moved.items():
+            known = self.managed[ResourceAddress(before)]
+            assert known.uid == entry.uid, "a rename carries the uid along"
+            origin = known.origin or known.address
+            kept[entry.address] = replace(known, address=entry.address, origin=origin)
+            for key, allocation in self.allocations.items():
+                if allocation.resource == before:
+                    self.allocations[key] = replace(allocation, resource=entry.address)
+        self.managed = kept
         for entry in chosen.registrations:
             old = self.managed.get(entry.address)
             generation = 1 if old is None else old.generation + 1
             if old is None:
                 assert entry.incarnation > self.incarnations.get(entry.address, 0)
-            self.incarnations[entry.address] = entry.incarnation
+                self.incarnations[entry.address] = entry.incarnation
             self.managed[entry.address] = Managed(
                 entry.address, entry.uid, entry.incarnation, entry.spec, entry.spec_hash,
-                generation, generation,
+                generation, generation, old.origin if old else "",
             )  # fmt: skip
         for allocation in chosen.allocations:
             self.allocations[allocation.kind, allocation.value] = allocation

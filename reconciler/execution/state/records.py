@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
+
+from reconciler.model.times import rfc3339
 
 Outcome = Literal["done", "failed", "partial", "interrupted"]
 StepStatus = Literal["intended", "started", "done", "failed"]
 EventKind = Literal["Normal", "Warning"]
-
-
-def rfc3339(seconds: float) -> str:
-    """Seconds since the Unix epoch as RFC 3339 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(seconds, tz=UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

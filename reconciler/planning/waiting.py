@@ -1,0 +1,33 @@
+"""Resources whose last try failed wait until they are due; what depends on them waits too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.model.ledger import Ledger, Retry
+from reconciler.model.plan import Step
+from reconciler.model.resolved import ResolvedFleet
+
+
+def waiting_resources(fleet: ResolvedFleet, ledger: Ledger) -> tuple[Retry, ...]:
+    """Failed lately, not due yet, and declared as they were when they failed."""
+    found = []
+    for address, retry in sorted(ledger.retries.items()):
+        entry = fleet.vms.get(address) or fleet.records.get(address)
+        unchanged = entry is None or entry.spec_hash == retry.spec_hash
+        if unchanged and retry.not_before_s > ledger.now_s:
+            found.append(retry)
+    return tuple(found)
+
+
+def without_waiting(steps: Sequence[Step], waiting: Sequence[Retry]) -> tuple[Step, ...]:
+    """``steps`` (in a valid order) without those of waiting resources and all that follow."""
+    resources = {retry.resource for retry in waiting}
+    dropped: set[str] = set()
+    kept = []
+    for step in steps:
+        if step.resource in resources or dropped.intersection(step.after):
+            dropped.add(step.key)
+        else:
+            kept.append(step)
+    return tuple(kept)
