@@ -14,7 +14,7 @@ from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.settings import Settings
 
-KINDS = ("tenant", "network", "vm", "image", "host")
+KINDS = ("tenant", "network", "vm", "image", "host", "priceplan")
 FOLLOW_PAUSE_S = 0.5
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table",
@@ -98,7 +98,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 @json_option
 @click.pass_context
 def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: bool) -> None:
-    """List resources of KIND (tenant, network, vm, image, host), or the one called NAME."""
+    """List resources of KIND (one of the spec's kinds, in small letters), or the one called NAME."""
     singular = kind.lower().removesuffix("s")
     if singular not in KINDS:
         raise click.BadParameter(f"one of {', '.join(KINDS)}", param_hint="KIND")

@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.specs import AnyDocument, Host, Image, Network, Tenant, Vm
+from reconciler.model.specs import AnyDocument, Host, Image, Network, PricePlan, Tenant, Vm
 
-_D = TypeVar("_D", Tenant, Network, Vm, Image, Host)
+_D = TypeVar("_D", Tenant, Network, Vm, Image, Host, PricePlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Fleet:
     vms: Mapping[ResourceAddress, Vm]
     images: Mapping[ResourceAddress, Image]
     hosts: Mapping[ResourceAddress, Host]
+    price_plans: Mapping[ResourceAddress, PricePlan]
     frozen_tenants: frozenset[str] = field(default_factory=frozenset)
 
     def __len__(self) -> int:
         """Number of resources declared."""
-        return sum(
-            len(part) for part in (self.tenants, self.networks, self.vms, self.images, self.hosts)
-        )
+        shared = (self.images, self.hosts, self.price_plans)
+        return sum(len(part) for part in (self.tenants, self.networks, self.vms, *shared))
 
     @staticmethod
     def of(
@@ -63,6 +63,7 @@ class Fleet:
             vms=_only(ordered, Vm),
             images=_only(ordered, Image),
             hosts=_only(ordered, Host),
+            price_plans=_only(ordered, PricePlan),
             frozen_tenants=frozen_tenants,
         )
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile", "PricePlan"})
+RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile"})
 
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
-    "Tenant": frozenset({"spec.pricePlan", "spec.quota.disk"}),
+    "Tenant": frozenset({"spec.quota.disk"}),
     "Network": frozenset({"spec.ingress", "spec.dns"}),
     "VM": frozenset(
         {
@@ -23,6 +23,22 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     ),
     "Image": frozenset({"spec.rootfs"}),
     "Host": frozenset({"spec.uplink", "spec.capacity", "spec.guestServices"}),
+    # What only bills made from measured use can honour.
+    "PricePlan": frozenset(
+        {
+            "spec.timeZone",
+            "spec.versions.taxRate",
+            "spec.versions.gaps",
+            "spec.versions.prices.memoryUsedByteSeconds",
+            "spec.versions.prices.diskByteSeconds",
+            "spec.versions.prices.diskReadBytes",
+            "spec.versions.prices.diskWriteBytes",
+            "spec.versions.prices.networkIngressBytes",
+            "spec.versions.prices.networkEgressBytes",
+            "spec.versions.prices.networkInternalBytes",
+            "spec.versions.prices.vmStarts",
+        }
+    ),
 }
 
 # Values that `metald/v1` knows for a field, beyond those this version takes.

@@ -14,6 +14,7 @@ from ipaddress import IPv6Address, IPv6Network
 from reconciler.model.addresses import (
     ResourceAddress,
     network_address,
+    price_plan_address,
     tenant_address,
     tenant_of,
 )
@@ -40,6 +41,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
     """Everything wrong with the fleet, in a stable order."""
     found = [
         *_references(fleet),
+        *_price_plans(fleet),
         *_prefixes(fleet),
         *_overlaps(fleet),
         *_static_addresses(fleet),
@@ -63,6 +65,15 @@ def _references(fleet: Fleet) -> Iterator[Finding]:
                 path = ("spec", "interfaces", index, "network")
                 own = [a for a in fleet.networks if tenant_of(a) == vm.metadata.tenant]
                 yield _unknown(vm.address, path, network, own)
+
+
+def _price_plans(fleet: Fleet) -> Iterator[Finding]:
+    for tenant in fleet.tenants.values():
+        if tenant.spec.price_plan is not None:
+            plan = price_plan_address(tenant.spec.price_plan)
+            if plan not in fleet.price_plans:
+                path = ("spec", "pricePlan")
+                yield _unknown(tenant.address, path, plan, list(fleet.price_plans))
 
 
 def _unknown(

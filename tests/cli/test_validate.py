@@ -128,13 +128,14 @@ def test_schemas_take_what_validate_takes() -> None:
         for document in yaml.safe_load_all(file.read_text()):
             seen.add(document["kind"])
             jsonschema.validate(document, schemas[f"{document['kind'].lower()}.json"])
-    assert {"Tenant", "Network", "VM"} <= seen
+    assert {"Tenant", "Network", "VM", "PricePlan"} <= seen
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(BAD), schemas["tenant.json"])
 
 
 def test_schema_lists_and_prints_kinds() -> None:
-    assert metald("schema").stdout.split() == ["Tenant", "Network", "VM", "Image", "Host"]
+    known = ["Tenant", "Network", "VM", "Image", "Host", "PricePlan"]
+    assert metald("schema").stdout.split() == known
     assert json.loads(metald("schema", "VM").stdout) == all_schemas()["vm.json"]
     done = metald("schema", "Pod")
     assert done.returncode == 1 and "unknown kind 'Pod'" in done.stderr

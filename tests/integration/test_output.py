@@ -29,7 +29,7 @@ def test_every_document_matches_its_schema(host: Host) -> None:
     host.write("fleet.yaml", text)
     check("plan", host.json("plan", str(host.specs)))
     check("apply", host.json("apply", str(host.specs), "--yes"))
-    for kind in ("tenant", "network", "vm", "image", "host"):
+    for kind in ("tenant", "network", "vm", "image", "host", "priceplan"):
         check("list", host.json("get", kind))
     check("status", host.json("status"))
     lines = host.run("events", "--json").stdout.splitlines()
