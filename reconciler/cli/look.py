@@ -98,7 +98,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 @json_option
 @click.pass_context
 def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: bool) -> None:
-    """List resources of KIND (one of the spec's kinds, in small letters), or the one called NAME."""
+    """List resources of KIND (a spec's kind in small letters), or the one called NAME."""
     singular = kind.lower().removesuffix("s")
     if singular not in KINDS:
         raise click.BadParameter(f"one of {', '.join(KINDS)}", param_hint="KIND")

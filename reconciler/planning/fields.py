@@ -1,6 +1,6 @@
 """Field-level differences between two specs, as dotted paths an operator knows.
 
-List entries are told apart by their `network` or `name`, so that inserting one interface
+List entries are told apart by `network`, `name` or `effectiveFrom`, so that inserting one entry
 does not look like changing all that follow.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from reconciler.model.plan import FieldChange
 
-_ENTRY_KEYS = ("network", "name")
+_ENTRY_KEYS = ("network", "name", "effectiveFrom")
 
 
 def flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:

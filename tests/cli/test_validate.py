@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from reconciler.source.parse import parse
 from reconciler.source.schema import all_schemas
 
 ROOT = Path(__file__).parents[2]
@@ -124,8 +125,8 @@ def test_each_schema_is_a_json_schema(name: str) -> None:
 def test_schemas_take_what_validate_takes() -> None:
     schemas = all_schemas()
     seen = set()
-    for file in sorted((ROOT / "examples").rglob("*.yaml")):
-        for document in yaml.safe_load_all(file.read_text()):
+    for file in sorted([*(ROOT / "examples").rglob("*.yaml"), *(ROOT / "specs").rglob("*.yaml")]):
+        for document in (raw.data for raw in parse(file.read_text())):
             seen.add(document["kind"])
             jsonschema.validate(document, schemas[f"{document['kind'].lower()}.json"])
     assert {"Tenant", "Network", "VM", "PricePlan"} <= seen

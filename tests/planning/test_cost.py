@@ -192,6 +192,23 @@ def test_a_version_supersedes_the_one_before_it_on_its_day() -> None:
     assert str(estimate(after, now_s=changes_s).monthly.after) == "14.60"
 
 
+def test_a_price_plan_is_recorded_compared_by_its_days_and_deleted_when_gone() -> None:
+    first = {"effectiveFrom": "2026-01-01", **vcpu(price="0.010")}
+    early = {"effectiveFrom": "2025-01-01", **vcpu(price="0.02")}
+    world = World()
+    world.apply(fleet_of([plan(versions=[first]), *tenant()]))
+    same = {"effectiveFrom": "2026-01-01", **vcpu(price="0.01")}
+    assert world.plan(fleet_of([plan(versions=[same]), *tenant()])).is_empty
+    (change,) = world.apply(fleet_of([plan(versions=[early, first]), *tenant()])).changes
+    assert (change.resource, change.action) == ("priceplan/standard", "update")
+    assert {field.path.split(".")[1] for field in change.fields} == {"versions[2025-01-01]"}
+    gone = world.apply(fleet_of(tenant(price_plan=None))).changes
+    assert {(entry.resource, entry.action) for entry in gone} == {
+        ("tenant/acme", "update"),
+        ("priceplan/standard", "delete"),
+    }
+
+
 def test_stopping_resizing_and_deleting_show_as_differences() -> None:
     prices = plan(**CENT)
     before = state(prices, tenant(), vm("a", 2), vm("b", 1), vm("c", 1))
