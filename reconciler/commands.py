@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,16 @@ def run(
     timeout_s: float = 30.0,
     expected: frozenset[int] = frozenset({0}),
     cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run ``argv`` to its end. Raises CommandError, CommandTimeoutError or MetaldError."""
+    """Run ``argv`` to its end. Raises CommandError, CommandTimeoutError or MetaldError.
+
+    ``environment`` replaces ours.
+    """
     try:
         done = subprocess.run(
             argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, cwd=cwd,
-            check=False, errors="replace",
+            check=False, errors="replace", env=environment,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise MetaldError(f"the program {argv[0]} is not installed") from error
@@ -82,6 +86,20 @@ def run(
     if completed.code not in expected:
         raise CommandError(completed)
     return completed
+
+
+def start_detached(argv: Sequence[str]) -> None:
+    """Start a program that outlives us, in a session of its own, without our streams.
+
+    Raises TransientError when it cannot be started.
+    """
+    try:
+        subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+        )  # fmt: skip
+    except OSError as error:
+        raise TransientError(f"cannot be started: {error.strerror}", subject=argv[0]) from error
 
 
 async def run_async(

@@ -35,6 +35,11 @@ class StatePaths:
         """Images built or imported here, one folder per image name."""
         return self.root / "images"
 
+    @property
+    def sources(self) -> Path:
+        """Repositories specs are read from, and checked-out commits of them: a cache."""
+        return self.root / "sources"
+
 
 @dataclass(frozen=True, slots=True)
 class VmPaths:
@@ -123,6 +128,11 @@ class RunPaths:
     def vms(self) -> Path:
         """Parent of all VM run folders (mode 0711, so a VM reaches its own folder only)."""
         return self.root / "vms"
+
+    @property
+    def source(self) -> Path:
+        """What the daemon keeps applied, and what it last said of it, for `status`."""
+        return self.root / "source.json"
 
     @property
     def accelerator(self) -> Path:

@@ -1,137 +1,178 @@
-"""`plan`, `apply`, `destroy`, `reboot`, `unhold`: what changes things, or shows what would."""
+"""`apply`, `rollback`, `destroy`, `reboot`, `confirm`, `undo`: what changes the host."""
 
 from __future__ import annotations
 
+import re
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reconciler.cli.common import enter_host, print_json, run
-from reconciler.cli.plan_text import plan_lines
-from reconciler.errors import EXIT_CHANGES, MetaldError
+from reconciler.cli.options import (
+    hash_option,
+    json_option,
+    location_arguments,
+    max_destroy_option,
+    part_options,
+    source_options,
+    verbose_option,
+    yes_option,
+)
+from reconciler.cli.plan_text import show_plan
+from reconciler.cli.progress import Reporter
+from reconciler.errors import MetaldError
 from reconciler.settings import Settings
 
-_STEP_WORDS = {
-    "SetSysctls": "set host sysctls",
-    "RestoreSysctls": "restore host sysctls",
-    "LoadFirewall": "load firewall rules",
-    "RemoveFirewall": "remove firewall rules",
-    "ChangeElements": "firewall entries",
-    "RaiseTap": "interface up",
-    "AttachTap": "reattach interface",
-    "RemoveTap": "interface removed",
-    "StartVm": "started",
-    "StopVm": "stopped",
-    "SetPower": "power set",
-    "Retire": "retired",
-    "Verdict": "verdict recorded",
-}
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d|)$")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
-targets_option = click.option(
-    "--target", "targets", multiple=True, metavar="ADDR",
-    help="Only this resource and what it needs; may be repeated.",
-)  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+def seconds_of(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """``90``, ``60s``, ``5m``, ``2h``, ``1d`` in seconds."""
+    if value is None:
+        return None
+    match = _DURATION.match(value)
+    if match is None or not float(match[1]):
+        raise click.BadParameter(f"{value!r} is no duration like 60s, 5m or 2h")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path, readable=False))
-@targets_option
-@json_option
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there are changes.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every field of every change.")
-@click.pass_context
-def plan(
-    ctx: click.Context,
-    path: Path,
-    targets: tuple[str, ...],
-    as_json: bool,
-    detailed_exitcode: bool,
-    verbose: bool,
-) -> int:
-    """Show what an apply of PATH would change, and why. Changes nothing."""
-    settings = enter_host(ctx)
-    from reconciler.daemon.access import plan_now  # noqa: PLC0415 - netlink only when needed
-    from reconciler.planning.render import plan_document  # noqa: PLC0415
-
-    made, source = run(plan_now(settings, path, targets))
-    document = plan_document(made, source)
-    if as_json:
-        print_json(document)
-    else:
-        _show_plan(document, verbose=verbose)
-    return EXIT_CHANGES if detailed_exitcode and made.changes else 0
-
-
-@click.command()
-@click.argument("path", type=click.Path(path_type=Path, readable=False))
-@targets_option
+@click.argument("path")
+@source_options
+@part_options
 @yes_option
 @json_option
 @click.option("--parallelism", type=click.IntRange(min=1), help="VM operations at a time.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every field and every step.")
+@click.option("--confirm", callback=seconds_of, metavar="DURATION",
+              help="Undo it all unless `metald confirm` comes in time, like 60s.")  # fmt: skip
+@max_destroy_option
+@hash_option
+@verbose_option
 @click.pass_context
-def apply(
-    ctx: click.Context,
-    path: Path,
-    targets: tuple[str, ...],
-    yes: bool,
-    as_json: bool,
-    parallelism: int | None,
-    verbose: bool,
-) -> int:
-    """Make the host as the specs at PATH say, then look again and verify."""
+def apply(ctx: click.Context, /, path: str, **options: Any) -> int:
+    """Make the host as the specs at PATH say, then look again and verify.
+
+    PATH is a folder, a file, a git repository, a URL of one, or a plan saved by `plan --out`.
+    """
     settings = enter_host(ctx)
+    if options["parallelism"] is not None:
+        settings = replace(settings, parallelism=options["parallelism"])
+    arguments = _from_planfile(path, options) or {
+        **location_arguments(path, options),
+        "targets": list(options["targets"]),
+        "exclude": list(options["exclude"]),
+    }
+    arguments.update(
+        maxDestroy=options["max_destroy"], confirmSeconds=options["confirm"],
+        planHash=options["plan_hash"],
+    )  # fmt: skip
     from reconciler.daemon.access import plan_now  # noqa: PLC0415
-    from reconciler.planning.render import plan_document  # noqa: PLC0415
 
-    if parallelism is not None:
-        settings = _with_parallelism(settings, parallelism)
-    arguments: dict[str, Any] = {"path": str(path.absolute()), "targets": list(targets)}
-    if not yes:
-        made, source = run(plan_now(settings, path, targets))
-        document = plan_document(made, source)
-        _show_plan(document, verbose=verbose)
-        if not made.is_empty:
-            _ask("Apply this plan?")
-        arguments["expectId"] = made.id
-    return _perform(settings, "apply", arguments, _Reporter(as_json, verbose, show_plan=yes))
+    if not options["yes"] and "planFile" not in arguments:
+        _agree(settings, plan_now, arguments, verbose=options["verbose"])
+    reporter = _reporter(options)
+    result = _perform(settings, "apply", arguments, reporter)
+    if options["confirm"] and result["run"] and not options["as_json"]:
+        click.echo(
+            f"Confirm it within {options['confirm']:g} s with `metald confirm`, or it is undone."
+        )
+    return int(result["exitCode"])
 
 
-def _with_parallelism(settings: Settings, parallelism: int) -> Settings:
-    return Settings(
-        settings.state_dir, settings.run_dir, settings.netns, parallelism, settings.drift_interval_s
-    )
+def _from_planfile(path: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The arguments a saved plan stands for, None when PATH is none."""
+    from reconciler.planning.planfile import is_planfile, parse_planfile  # noqa: PLC0415
+
+    file = Path(path)
+    try:
+        with file.open(encoding="utf-8") as stream:
+            if not is_planfile(stream.read(65536)):
+                return None
+            stream.seek(0)
+            text = stream.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if options["targets"] or options["exclude"] or options["ref"]:
+        raise MetaldError("a saved plan is carried out as it is: no --target, --exclude or --ref")
+    saved = parse_planfile(text, name=path)
+    return {
+        **saved.request,
+        "expectId": saved.plan["id"],
+        "planFile": {"token": saved.token, "specs": saved.specs, "observed": saved.observed},
+    }
 
 
 @click.command()
-@targets_option
+@click.argument("commit")
+@click.argument("path", required=False)
+@click.option("--require-signed", is_flag=True, help="Refuse a commit without a good signature.")
+@yes_option
+@json_option
+@max_destroy_option
+@hash_option
+@verbose_option
+@click.pass_context
+def rollback(ctx: click.Context, /, commit: str, path: str | None, **options: Any) -> int:
+    """Apply the specs of an earlier COMMIT of the repository PATH.
+
+    Without PATH: of the repository that was applied last. A daemon keeps that commit applied
+    until the repository has a new one.
+    """
+    settings = enter_host(ctx)
+    place, ref = (path, "") if path else _last_repository(settings)
+    arguments: dict[str, Any] = {
+        **location_arguments(place, {**options, "ref": ref}),
+        "commit": commit,
+        "maxDestroy": options["max_destroy"],
+        "planHash": options["plan_hash"],
+    }
+    from reconciler.daemon.access import plan_rollback_now  # noqa: PLC0415
+
+    if not options["yes"]:
+        _agree(settings, plan_rollback_now, arguments, verbose=options["verbose"])
+    return int(_perform(settings, "rollback", arguments, _reporter(options))["exitCode"])
+
+
+def _last_repository(settings: Settings) -> tuple[str, str]:
+    """(place, ref) of the last run that came from a repository."""
+    from reconciler.daemon.access import last_repository  # noqa: PLC0415
+
+    name = last_repository(settings)
+    if not name:
+        raise MetaldError("nothing was applied from a repository yet", hint="name it: PATH")
+    if "@" in name and not Path(name).exists():
+        place, _, ref = name.rpartition("@")
+        return place, ref
+    return name, ""
+
+
+@click.command()
+@part_options
 @yes_option
 @json_option
 @click.option("--purge", is_flag=True, help="Remove ledger, history and tombstones as well.")
+@hash_option
+@verbose_option
 @click.pass_context
-def destroy(
-    ctx: click.Context, targets: tuple[str, ...], yes: bool, as_json: bool, purge: bool
-) -> int:
+def destroy(ctx: click.Context, /, **options: Any) -> int:
     """Remove everything managed here, or the targets. The ledger stays unless --purge."""
     settings = enter_host(ctx)
+    targets, exclude, purge = list(options["targets"]), list(options["exclude"]), options["purge"]
+    if purge and (targets or exclude):
+        raise MetaldError("--purge removes everything, it takes no --target and no --exclude")
+    arguments: dict[str, Any] = {
+        "targets": targets, "exclude": exclude, "purge": purge, "planHash": options["plan_hash"],
+    }  # fmt: skip
     from reconciler.daemon.access import plan_destroy_now  # noqa: PLC0415
-    from reconciler.planning.render import plan_document  # noqa: PLC0415
 
-    if purge and targets:
-        raise MetaldError("--purge removes everything, it takes no --target")
-    arguments: dict[str, Any] = {"targets": list(targets), "purge": purge}
-    if not yes:
-        made, source = run(plan_destroy_now(settings, targets))
-        _show_plan(plan_document(made, source), verbose=False)
-        _ask("Destroy all this?")
-        arguments["expectId"] = made.id
-    return _perform(settings, "destroy", arguments, _Reporter(as_json, False, show_plan=yes))
+    if not options["yes"]:
+        _agree(settings, plan_destroy_now, arguments, verbose=options["verbose"])
+    return int(_perform(settings, "destroy", arguments, _reporter(options))["exitCode"])
 
 
 @click.command()
@@ -141,79 +182,66 @@ def destroy(
 def reboot(ctx: click.Context, address: str, as_json: bool) -> int:
     """Stop and start one VM; a completed or failed one starts anew."""
     settings = enter_host(ctx)
-    reporter = _Reporter(as_json, False, show_plan=False)
-    return _perform(settings, "reboot", {"address": address}, reporter)
+    reporter = Reporter(as_json=as_json, verbose=False, show=False)
+    return int(_perform(settings, "reboot", {"address": address}, reporter)["exitCode"])
 
 
 @click.command()
-@click.argument("address")
+@json_option
 @click.pass_context
-def unhold(ctx: click.Context, address: str) -> int:
-    """Let the loop have a held resource again."""
+def confirm(ctx: click.Context, as_json: bool) -> int:
+    """Keep the change that awaits confirmation (`apply --confirm`)."""
     settings = enter_host(ctx)
-    from reconciler.daemon.access import perform  # noqa: PLC0415
-
-    run(perform(settings, "unhold", {"address": address}, lambda _: None))
-    click.echo(f"{address} is no longer held")
-    return 0
+    reporter = Reporter(as_json=as_json, verbose=False, show=False)
+    return int(_perform(settings, "confirm", {}, reporter)["exitCode"])
 
 
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise MetaldError("nobody is there to agree", hint="run it with --yes")
-    click.confirm(question, abort=True)
+@click.command()
+@json_option
+@click.pass_context
+def undo(ctx: click.Context, as_json: bool) -> int:
+    """Take back, now, the change that awaits confirmation."""
+    settings = enter_host(ctx)
+    reporter = Reporter(as_json=as_json, verbose=False, show=False)
+    return int(_perform(settings, "undo", {}, reporter)["exitCode"])
 
 
-def _show_plan(document: Mapping[str, Any], *, verbose: bool) -> None:
-    for line in plan_lines(document, verbose=verbose):
-        click.echo(line)
+def _reporter(options: Mapping[str, Any]) -> Reporter:
+    shown = bool(options["yes"])
+    return Reporter(as_json=options["as_json"], verbose=options["verbose"], show=shown)
 
 
-class _Reporter:
-    """Live progress: one line per finished step that people care about."""
+def _agree(
+    settings: Settings,
+    look: Callable[[Settings, Mapping[str, Any]], Coroutine[Any, Any, Any]],
+    arguments: dict[str, Any],
+    *,
+    verbose: bool,
+) -> None:
+    """Show the plan and ask; the answer binds the apply to exactly that plan."""
+    from reconciler.planning.render import plan_document  # noqa: PLC0415
 
-    def __init__(self, as_json: bool, verbose: bool, *, show_plan: bool) -> None:
-        self.as_json = as_json
-        self._verbose = verbose
-        self._show_plan = show_plan
-        self._began: dict[str, float] = {}
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        if self.as_json:
-            return
-        if event["event"] == "plan":
-            if self._show_plan:
-                _show_plan(event["plan"], verbose=self._verbose)
-            return
-        if event["state"] == "started":
-            self._began[event["key"]] = time.monotonic()
-            return
-        line = self._line(event)
-        if line:
-            click.echo(line)
-
-    def _line(self, event: Mapping[str, Any]) -> str:
-        word = _STEP_WORDS.get(event["operation"], event["operation"])
-        if event["state"] == "done":
-            if not self._verbose and event["operation"] in {"ChangeElements", "Retire"}:
-                return ""
-            took = time.monotonic() - self._began.get(event["key"], time.monotonic())
-            return f"  {click.style('✓', fg='green')} {event['resource']}: {word} ({took:.1f} s)"
-        mark = click.style("✗", fg="red")
-        return f"  {mark} {event['resource']}: {word}: {event['state']}: {event['error']}"
+    planned = run(look(settings, arguments))
+    show_plan(plan_document(planned.plan, planned.source), verbose=verbose)
+    if not planned.plan.is_empty:
+        if not sys.stdin.isatty():
+            raise MetaldError("nobody is there to agree", hint="run it with --yes")
+        click.confirm("Carry out this plan?", abort=True)
+    arguments["expectId"] = planned.plan.id
 
 
 def _perform(
-    settings: Settings, operation: str, arguments: Mapping[str, Any], reporter: _Reporter
-) -> int:
+    settings: Settings, operation: str, arguments: Mapping[str, Any], reporter: Reporter
+) -> Mapping[str, Any]:
     from reconciler.daemon.access import perform  # noqa: PLC0415
 
-    result = run(perform(settings, operation, arguments, reporter))
+    with reporter:
+        result = run(perform(settings, operation, arguments, reporter))
     if reporter.as_json:
         print_json({k: v for k, v in result.items() if k not in {"exitCode", "daemon"}})
     else:
         _conclude(operation, result)
-    return int(result["exitCode"])
+    return result
 
 
 def _conclude(operation: str, result: Mapping[str, Any]) -> None:
@@ -226,5 +254,6 @@ def _conclude(operation: str, result: Mapping[str, Any]) -> None:
         click.echo("Partly done; what is named above is not.", err=True)
     elif outcome == "done":
         click.echo(click.style("Done, and seen to be so.", fg="green"))
-    if operation == "apply" and outcome in {"done", "unchanged"} and not result["daemon"]:
+    settled = outcome in {"done", "unchanged"} and not result["daemon"]
+    if operation in {"apply", "rollback"} and settled:
         click.echo("Nothing restarts or meters these VMs until `metald serve` runs.")

@@ -9,27 +9,29 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.daemon.client import connect_or_none
-from reconciler.daemon.desired import load_strictly
+from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.holding import hold
-from reconciler.daemon.operations import Operations
-from reconciler.errors import MetaldError
-from reconciler.execution.engine import Request, Survey
+from reconciler.daemon.replies import addresses
+from reconciler.execution.engine import Request, Survey, decide
 from reconciler.execution.host import open_world
+from reconciler.execution.images import ImageStore
+from reconciler.execution.observation import recorded
 from reconciler.execution.state.records import Event, Generations, Run
 from reconciler.execution.state.sqlite import open_reader
-from reconciler.model.addresses import ResourceAddress, parse_address
+from reconciler.execution.state.store import Reader
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
+from reconciler.planning.images import wanted_images
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo
 from reconciler.settings import Settings
@@ -51,7 +53,7 @@ async def perform(
             reply = await client.call(operation, arguments, on_progress=on_progress)
         return {**reply.result, "exitCode": reply.exit_code, "daemon": True}
     with hold(settings) as held:
-        operations = Operations(held.engine, held.store, held.state, held.run)
+        operations = held.operations()
         _stop_on_signals(operations.stop)
         reply = await operations.handlers()[operation](arguments, on_progress)
     return {**reply.result, "exitCode": reply.exit_code, "daemon": False}
@@ -94,35 +96,79 @@ async def look(settings: Settings) -> Looking:
         )
 
 
-async def plan_now(
-    settings: Settings, path: Path, targets: Sequence[str]
-) -> tuple[Plan, SourceInfo]:
-    """What an apply of ``path`` would do now, computed beside any running daemon."""
-    loaded, source = load_strictly(path)
-    scope = Scope(targets=_addresses(targets), by_hand=True)
-    request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
-    return await _plan(settings, request), source
+def last_repository(settings: Settings) -> str:
+    """Name of the repository the last run with a commit came from, empty when there is none."""
+    with closing(open_reader(StatePaths(settings.state_dir))) as reader:
+        runs = (run for run in reader.runs(1000) if run.commit)
+        return next((run.source for run in runs if not run.source.startswith("undo of")), "")
 
 
-async def plan_destroy_now(settings: Settings, targets: Sequence[str]) -> tuple[Plan, SourceInfo]:
-    """What a destroy would do now."""
-    source = SourceInfo("destroy")
-    scope = Scope(targets=_addresses(targets), destroy=True)
-    return await _plan(settings, Request(Fleet.of(()), source, scope)), source
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan made beside any running daemon, and all that it was made from."""
+
+    plan: Plan
+    source: SourceInfo
+    fleet: Fleet
+    observed: Observed
+    ledger: Ledger
 
 
-def _addresses(targets: Sequence[str]) -> frozenset[ResourceAddress]:
-    try:
-        return frozenset(parse_address(text) for text in targets)
-    except ValueError as error:
-        raise MetaldError(str(error), hint="like vm/acme/web-1") from error
+async def plan_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
+    """What an apply with these arguments would do now (`Operations.apply`)."""
+    source = Source(Location.of(arguments), StatePaths(settings.state_dir).sources)
+    loaded, info = source.load()
+    scope = Scope(
+        targets=addresses(arguments, "targets"),
+        exclude=addresses(arguments, "exclude"),
+        by_hand=True,
+    )
+    request = Request(loaded.fleet, info, scope, explain=loaded.problem_of)
+    return await _plan(settings, request, offline=bool(arguments.get("offline")))
 
 
-async def _plan(settings: Settings, request: Request) -> Plan:
+async def plan_rollback_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
+    """What a rollback would do now (`Operations.rollback`)."""
+    location = Location.of(arguments).at(arguments["commit"])
+    return await plan_now(settings, {**arguments, **location.to_arguments()})
+
+
+async def plan_destroy_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
+    """What a destroy with these arguments would do now (`Operations.destroy`)."""
+    scope = Scope(
+        targets=addresses(arguments, "targets"),
+        exclude=addresses(arguments, "exclude"),
+        destroy=True,
+    )
+    request = Request(Fleet.of(()), SourceInfo("destroy"), scope)
+    return await _plan(settings, request, offline=False)
+
+
+async def _plan(settings: Settings, request: Request, *, offline: bool) -> Planned:
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     with closing(open_reader(state)) as reader:
+        if offline:
+            return _plan_offline(state, reader, request)
         if reader.exists:
-            return await Survey(open_world(state, run), reader).plan(request)
+            return await _planned(Survey(open_world(state, run), reader), request)
     # The very first look at this host: identities need its secret, which the lock guards.
     with hold(settings) as held:
-        return await held.engine.survey.plan(request)
+        return await _planned(held.engine.survey, request)
+
+
+async def _planned(survey: Survey, request: Request) -> Planned:
+    observed, ledger = await survey.observe(request), survey.ledger()
+    plan = decide(request, observed, ledger)
+    return Planned(plan, request.source, request.fleet, observed, ledger)
+
+
+def _plan_offline(state: StatePaths, reader: Reader, request: Request) -> Planned:
+    """Against the last recorded observation; only boot files are looked at afresh."""
+    observed, moment = recorded(reader)
+    images = ImageStore(state).look_at(wanted_images(request.fleet))
+    observed = replace(observed, images=images)
+    ledger = reader.ledger(time.time())
+    made = decide(request, observed, ledger)
+    note = f"offline: planned against what was observed at {moment}"
+    made = replace(made, warnings=(*made.warnings, note))
+    return Planned(made, request.source, request.fleet, observed, ledger)

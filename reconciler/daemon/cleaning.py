@@ -14,7 +14,7 @@ def remove_run_folder(run: RunPaths) -> None:
 
     The control socket there, if any, is a killed daemon's: its lock is ours now.
     """
-    for path in (run.accelerator, run.control, *run.root.glob(".*.sock")):
+    for path in (run.accelerator, run.control, run.source, *run.root.glob(".*.sock")):
         path.unlink(missing_ok=True)
     _remove_if_empty(run.vms)
     _remove_if_empty(run.root)
@@ -25,8 +25,9 @@ def remove_state_folder(state: StatePaths) -> None:
 
     Unlinking a held lock is safe: whoever waits for it locks the file that is there then.
     """
-    if state.images.is_dir():
-        shutil.rmtree(state.images)
+    for folder in (state.images, state.sources):
+        if folder.is_dir():
+            shutil.rmtree(folder)
     state.lock.unlink(missing_ok=True)
     _remove_if_empty(state.root)
 

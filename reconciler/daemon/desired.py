@@ -1,15 +1,125 @@
-"""The desired state as the daemon and the one-shot commands load it."""
+"""The desired state, wherever it is kept: a folder, a local git repository, a remote one.
+
+From a repository only committed content counts. Blocking: the daemon reads in a thread.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from reconciler.errors import MetaldError
 from reconciler.planning.render import SourceInfo
-from reconciler.source.tree import Loaded, load
+from reconciler.source.git import GitSource, is_remote, is_repository
+from reconciler.source.tree import Loaded, load, load_with_fallback
+
+GIT_DEADLINE_S = 60.0
 
 
-def load_strictly(path: Path) -> tuple[Loaded, SourceInfo]:
-    """Everything or nothing. Raises SpecError with every problem of the tree."""
-    loaded = load(path)
-    loaded.require()
-    return loaded, SourceInfo(str(path))
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where specs are. ``place``: an absolute path or a URL. ``ref``: branch, tag or commit of a
+    repository, empty for its head. ``uncommitted``: take a repository's work tree as it is.
+    ``require_signed``: commits without a good signature are refused.
+    """
+
+    place: str
+    ref: str = ""
+    uncommitted: bool = False
+    require_signed: bool = False
+
+    @staticmethod
+    def of(arguments: Mapping[str, Any]) -> Location:
+        """From an operation's arguments (see ``to_arguments``)."""
+        return Location(
+            arguments["path"],
+            arguments.get("ref") or "",
+            bool(arguments.get("uncommitted")),
+            bool(arguments.get("requireSigned")),
+        )
+
+    def to_arguments(self) -> dict[str, Any]:
+        """As it travels to the lock holder, and stands in a saved plan."""
+        return {
+            "path": self.place,
+            "ref": self.ref,
+            "uncommitted": self.uncommitted,
+            "requireSigned": self.require_signed,
+        }
+
+    @property
+    def name(self) -> str:
+        """What this source is called in state and events."""
+        return f"{self.place}@{self.ref}" if self.ref else self.place
+
+    def at(self, commit: str) -> Location:
+        """The same source at one commit."""
+        return Location(self.place, commit, False, self.require_signed)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A folder (or file) to load, and where its content comes from."""
+
+    path: Path
+    info: SourceInfo
+
+
+class Source:
+    """One location as one process reads it. ``cache``: where repositories are kept."""
+
+    def __init__(self, location: Location, cache: Path) -> None:
+        self.location = location
+        self._git = _git_source(location, cache)
+
+    @property
+    def is_git(self) -> bool:
+        """Committed content is read, at a commit."""
+        return self._git is not None
+
+    @property
+    def watched(self) -> Path | None:
+        """What to watch for changes; None where only asking again tells (a remote)."""
+        return Path(self.location.place) if self._git is None else self._git.watched
+
+    def tree(self) -> Tree:
+        """The content as of now. Raises MetaldError when it cannot be had."""
+        place = self.location.place
+        if self._git is None:
+            path = Path(place)
+            return Tree(path, SourceInfo(self.location.name))
+        found = self._git.checkout()
+        info = SourceInfo(self.location.name, found.commit, found.dirty, found.author)
+        return Tree(found.path, info)
+
+    def load(self) -> tuple[Loaded, SourceInfo]:
+        """Everything or nothing. Raises SpecError with every problem of the tree."""
+        tree = self.tree()
+        loaded = load(tree.path)
+        loaded.require()
+        return loaded, tree.info
+
+    def load_with_fallback(self, last_good: Mapping[str, str]) -> tuple[Loaded, SourceInfo]:
+        """What is good of it, and for broken files what was last good."""
+        tree = self.tree()
+        return load_with_fallback(tree.path, last_good), tree.info
+
+
+def _git_source(location: Location, cache: Path) -> GitSource | None:
+    remote = is_remote(location.place)
+    if location.uncommitted and (remote or location.ref or location.require_signed):
+        raise MetaldError(
+            "--uncommitted takes a folder as it is: it goes with no remote, ref or signature",
+            subject=location.place,
+        )
+    if location.uncommitted or not (remote or is_repository(Path(location.place))):
+        if location.ref or location.require_signed:
+            raise MetaldError("this is no git repository, so it has no ref and no signature",
+                              subject=location.place, hint="leave the option out")  # fmt: skip
+        return None
+    return GitSource(
+        location.place, ref=location.ref, cache=cache,
+        require_signed=location.require_signed, timeout_s=GIT_DEADLINE_S,
+    )  # fmt: skip

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+from reconciler.daemon import timekeeper
+from reconciler.daemon.confirming import Confirming
+from reconciler.daemon.desired import Location
+from reconciler.daemon.operations import Operations
 from reconciler.execution.engine import Engine
 from reconciler.execution.host import open_world
 from reconciler.execution.lock import Holder, WriterLock
-from reconciler.execution.state.records import Event
+from reconciler.execution.state.records import Event, Run
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.execution.state.store import Store
 from reconciler.hypervisors import folders
@@ -33,6 +37,16 @@ class Held:
     store: Store
     run: RunPaths
     state: StatePaths
+    interrupted: tuple[str, ...]
+
+    def operations(self, *, watching: Location | None = None) -> Operations:
+        """What the holder can be asked to do."""
+        keep_time = functools.partial(timekeeper.start, self.state, self.run)
+        confirming = Confirming(self.engine, self.store, keep_time)
+        return Operations(
+            self.engine, self.store, self.state, self.run, confirming,
+            watching=watching, interrupted=self.interrupted,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -44,18 +58,25 @@ def hold(settings: Settings) -> Iterator[Held]:
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     claim = functools.partial(namespace.claim, str(state.root))
     with WriterLock(state, claim=claim) as holder, closing(open_store(state)) as store:
-        _close_interrupted_runs(store)
+        interrupted = _close_interrupted_runs(store)
         folders.sweep(run)
         engine = Engine(open_world(state, run), store, parallelism=settings.parallelism)
-        yield Held(settings, holder, engine, store, run, state)
+        yield Held(settings, holder, engine, store, run, state, interrupted)
 
 
-def _close_interrupted_runs(store: SqliteStore) -> None:
+def _close_interrupted_runs(store: SqliteStore) -> tuple[str, ...]:
     """What a killed writer left open: say so; the next plan does what is still to be done."""
-    for run in store.unfinished_runs():
-        unfinished = [step.key for step in store.steps(run.id) if step.status != "done"]
-        message = f"run {run.id} was cut off with {len(unfinished)} steps not done; resuming"
-        event = Event(time.time(), "host/local", "Warning", "RunResumed", message, run=run.id)
-        with store.grouped():
-            store.finish_run(run.id, "interrupted", message)
-            store.add_events([event])
+    return tuple(_close(store, run) for run in store.unfinished_runs())
+
+
+def _close(store: SqliteStore, run: Run) -> str:
+    steps = store.steps(run.id)
+    left = [step for step in steps if step.status != "done"]
+    begun = ", ".join(f"{step.key}" for step in left if step.status == "started")
+    message = f"run {run.id} was cut off with {len(left)} of {len(steps)} steps not done"
+    message += f"; in doubt and looked at again: {begun}" if begun else "; none was in doubt"
+    event = Event(time.time(), "host/local", "Warning", "RunResumed", message, run=run.id)
+    with store.grouped():
+        store.finish_run(run.id, "interrupted", message)
+        store.add_events([event])
+    return message

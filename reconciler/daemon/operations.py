@@ -9,31 +9,30 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
-from reconciler.daemon.desired import load_strictly
+from reconciler.daemon.confirming import Confirming
+from reconciler.daemon.desired import Location, Source
+from reconciler.daemon.replies import Arguments, Emit, address, addresses, limit, progress, reply
 from reconciler.daemon.wire import Reply
-from reconciler.errors import EXIT_DONE, EXIT_PARTIAL, MetaldError, RefusedError
-from reconciler.execution.engine import Engine, Request
-from reconciler.execution.executor import StepProgress
+from reconciler.errors import MetaldError, RefusedError
+from reconciler.execution.confirming import Asked, rejection_of
+from reconciler.execution.engine import Engine, Request, Terms
+from reconciler.execution.observation import recorded
 from reconciler.execution.outcome import Outcome
-from reconciler.execution.reports import apply_document
 from reconciler.execution.state.store import Store
-from reconciler.model.addresses import ResourceAddress, parse_address
+from reconciler.model.addresses import EVERYTHING, ResourceAddress
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Hold, Managed
+from reconciler.model.ledger import Hold, Ledger, Managed
+from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.planning.holds import declared_digest
+from reconciler.planning.planfile import PlanFile, refuse_moved, what_moved
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
-
-Emit = Callable[[Mapping[str, Any]], object]
-Arguments = Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -41,6 +40,7 @@ class Operations:
     """The operations of one lock holder; one at a time, in the order they came.
 
     ``watching``: the source a daemon keeps applied; None in a one-shot command.
+    ``interrupted``: what a killed writer left undone, told to whoever applies next.
     ``stop``: set to start no further steps.
     """
 
@@ -48,88 +48,216 @@ class Operations:
     store: Store
     state: StatePaths
     run: RunPaths
-    watching: Path | None = None
+    confirming: Confirming
+    watching: Location | None = None
+    interrupted: Sequence[str] = ()
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wake: Callable[[], None] = lambda: None
 
     def handlers(self) -> Mapping[str, Callable[[Arguments, Emit], Awaitable[Reply]]]:
         """By operation name, as served on the control socket."""
-        return {
+        handlers: dict[str, Callable[[Arguments, Emit], Awaitable[Reply]]] = {
             "apply": self.apply,
+            "rollback": self.rollback,
             "destroy": self.destroy,
             "reboot": self.reboot,
+            "confirm": self.confirm,
+            "undo": self.undo,
+            "refresh": self.refresh,
+            "hold": self.hold,
             "unhold": self.unhold,
         }
+        return {name: self._in_turn(handler) for name, handler in handlers.items()}
+
+    def _in_turn(
+        self, handler: Callable[[Arguments, Emit], Awaitable[Reply]]
+    ) -> Callable[[Arguments, Emit], Awaitable[Reply]]:
+        """One at a time; what was not confirmed in time is undone before anything else."""
+
+        async def run(arguments: Arguments, emit: Emit) -> Reply:
+            async with self.turn:
+                if self.interrupted:
+                    emit({"event": "resuming", "lines": list(self.interrupted)})
+                    self.interrupted = ()
+                if handler != self.undo:
+                    await self.confirming.undo_if_due(emit)
+                try:
+                    return await handler(arguments, emit)
+                finally:
+                    self.wake()
+
+        return run
 
     async def apply(self, arguments: Arguments, emit: Emit) -> Reply:
-        """``path``, ``targets``, ``expectId``: make the specs at ``path`` so."""
-        path = Path(arguments["path"])
-        if self.watching is not None and path.resolve() != self.watching.resolve():
-            raise RefusedError(
-                f"the daemon keeps {self.watching} applied and would undo {path}",
-                subject=str(path),
-                hint="apply the daemon's own source, or stop the daemon first",
-            )
-        loaded, source = load_strictly(path)
-        targets = _targets(arguments)
-        scope = Scope(targets=targets, by_hand=True)
-        request = Request(loaded.fleet, source, scope, explain=loaded.problem_of)
-        async with self.turn:
-            outcome = await self._carry_out(request, arguments, emit)
-            if outcome.is_complete:
-                self._by_hand(outcome.plan, targets)
-            return _reply(outcome, source)
+        """A location (`Location.of`) with ``targets``, ``exclude``, ``expectId``, ``planHash``,
+        ``maxDestroy``, ``confirmSeconds`` and ``planFile``: make the specs there so.
+        """
+        location = self._watched(Location.of(arguments))
+        self.confirming.refuse_while_pending()
+        loaded, source = await asyncio.to_thread(Source(location, self.state.sources).load)
+        seconds = arguments.get("confirmSeconds")
+        scope = Scope(
+            targets=addresses(arguments, "targets"),
+            exclude=addresses(arguments, "exclude"),
+            by_hand=True,
+            defer_deletes=bool(seconds),
+        )
+        request = Request(
+            loaded.fleet, source, scope, explain=loaded.problem_of,
+            limit=limit(arguments), agreed=_agreed(arguments),
+        )  # fmt: skip
+        terms = self._terms(arguments, request)
+        outcome = await self._carry_out(request, terms, emit)
+        if outcome.is_complete:
+            self._lift_destroyed(outcome.plan, scope.targets)
+            self.store.forget_rejection(source.path)
+        return reply(outcome, source)
+
+    async def rollback(self, arguments: Arguments, emit: Emit) -> Reply:
+        """A location and ``commit``: apply an earlier commit, and keep it until a newer comes."""
+        location = self._watched(Location.of(arguments))
+        self.confirming.refuse_while_pending()
+        cache = self.state.sources
+        now = Source(location, cache)
+        if not now.is_git:
+            raise MetaldError("this is no git repository: there is no commit to go back to",
+                              subject=location.place)  # fmt: skip
+        loaded, source = await asyncio.to_thread(
+            Source(location.at(arguments["commit"]), cache).load
+        )
+        head, head_source = await asyncio.to_thread(now.load_with_fallback, {})
+        scope = Scope(by_hand=True)
+        request = Request(
+            loaded.fleet, source, scope, explain=loaded.problem_of,
+            limit=limit(arguments), agreed=_agreed(arguments),
+        )  # fmt: skip
+        asked = Asked(head.fleet, head_source, scope)
+        reason = f"rolled back to {source.commit[:12]}"
+        rejection = rejection_of(asked, loaded.fleet, at_s=time.time(), reason=reason)
+        terms = Terms(_agreed(arguments), on_begin=lambda _: self.store.reject(rejection))
+        return reply(await self._carry_out(request, terms, emit), source)
 
     async def destroy(self, arguments: Arguments, emit: Emit) -> Reply:
         """``targets``, ``purge``: remove what is managed; what a daemon still declares is held."""
-        targets = _targets(arguments)
+        targets = addresses(arguments, "targets")
         if self.watching is not None and not targets:
             raise RefusedError(
-                f"a daemon (process {os.getpid()}) keeps {self.watching} applied "
+                f"a daemon (process {os.getpid()}) keeps {self.watching.name} applied "
                 "and would create everything again",
                 hint="stop it first, or name resources with --target",
             )
+        self.confirming.refuse_while_pending()
         source = SourceInfo("destroy")
-        request = Request(Fleet.of(()), source, Scope(targets=targets, destroy=True))
-        async with self.turn:
-            self._check_known(targets)
-            before = self.store.ledger(time.time()).managed
-            outcome = await self._carry_out(request, arguments, emit)
-            if outcome.is_complete and targets:
-                self._hold_destroyed(outcome.plan, before)
-            reply = _reply(outcome, source)
-        if outcome.is_complete and not targets:
+        exclude = addresses(arguments, "exclude")
+        request = Request(
+            Fleet.of(()), source, Scope(targets=targets, exclude=exclude, destroy=True)
+        )
+        self._check_known(targets)
+        before = self.store.ledger(time.time()).managed
+        outcome = await self._carry_out(request, Terms(_agreed(arguments)), emit)
+        if outcome.is_complete and targets:
+            self._hold_destroyed(outcome.plan, before)
+        elif outcome.is_complete and not exclude:
             remove_run_folder(self.run)
             if arguments.get("purge"):
                 self.store.purge()
                 remove_state_folder(self.state)
-        return reply
+        return reply(outcome, source)
 
     async def reboot(self, arguments: Arguments, emit: Emit) -> Reply:
         """``address``: stop and start one VM."""
-        address = _parse(arguments["address"])
         source = SourceInfo("reboot")
-        async with self.turn:
-            outcome = await self.engine.reboot(address, on_progress=_progress(emit), source=source)
-            return _reply(outcome, source)
+        outcome = await self.engine.reboot(
+            address(arguments["address"]), on_progress=progress(emit), source=source
+        )
+        return reply(outcome, source)
+
+    async def confirm(self, _: Arguments, emit: Emit) -> Reply:
+        """Keep the change that awaits confirmation."""
+        return reply(*await self.confirming.confirm(emit))
+
+    async def undo(self, _: Arguments, emit: Emit) -> Reply:
+        """Take back the change that awaits confirmation, now."""
+        return reply(await self.confirming.undo(emit), SourceInfo("undo"))
+
+    async def refresh(self, _: Arguments, __: Emit) -> Reply:
+        """Look, record what is seen, and tell what differs from the last recorded look."""
+        ledger = self.store.ledger(time.time())
+        before = recorded(self.store)[0] if self.store.last_observation() else None
+        now = await self.engine.refresh()
+        moved = what_moved((before, ledger), (now, ledger)) if before else ()
+        return Reply({"format": "metald.refresh/v1", "first": before is None, "moved": list(moved)})
+
+    async def hold(self, arguments: Arguments, _: Emit) -> Reply:
+        """``address`` (none: everything), ``owner``, ``reason``, ``seconds``: leave it alone."""
+        subject = _held_subject(arguments)
+        now_s = time.time()
+        seconds = arguments.get("seconds")
+        until_s = now_s + seconds if seconds else None
+        if subject != EVERYTHING:
+            self._check_known(frozenset({subject}))
+        self.store.add_hold(
+            Hold(subject, arguments["owner"], arguments["reason"], now_s, "", until_s)
+        )
+        return Reply({"resource": subject, "held": True})
 
     async def unhold(self, arguments: Arguments, _: Emit) -> Reply:
-        """``address``: let the loop have a held resource again."""
-        address = _parse(arguments["address"])
-        if not self.store.remove_hold(address):
-            raise MetaldError("nothing holds it", subject=address, hint="see metald status")
-        return Reply({"resource": address, "held": False})
+        """``address`` (none: everything): let the loop have it again."""
+        subject = _held_subject(arguments)
+        if not self.store.remove_hold(subject):
+            raise MetaldError("nothing holds it", subject=subject, hint="see metald status")
+        return Reply({"resource": subject, "held": False})
 
-    async def _carry_out(self, request: Request, arguments: Arguments, emit: Emit) -> Outcome:
+    def _watched(self, location: Location) -> Location:
+        """The location to apply; under a daemon only its own, as it was started with."""
+        if self.watching is None:
+            return location
+        if (location.place, location.ref or self.watching.ref) != (
+            self.watching.place, self.watching.ref,
+        ):  # fmt: skip
+            raise RefusedError(
+                f"the daemon keeps {self.watching.name} applied and would undo {location.name}",
+                subject=location.name,
+                hint="apply the daemon's own source, or stop the daemon first",
+            )
+        return self.watching
+
+    def _terms(self, arguments: Arguments, request: Request) -> Terms:
+        saved = arguments.get("planFile")
+        seconds = arguments.get("confirmSeconds")
+        begins: list[Callable[[int], None]] = []
+
+        def inspect(observed: Observed, ledger: Ledger) -> None:
+            if saved:
+                file = PlanFile(saved["token"], {}, {}, saved["specs"], saved["observed"])
+                refuse_moved(file, request.fleet, observed, ledger)
+
+        if saved:
+            self._refuse_used(saved["token"])
+            begins.append(lambda run: self.store.use_plan_file(saved["token"], run))
+        if seconds:
+            asked = Asked(request.fleet, request.source, request.scope)
+            begins.append(self.confirming.prepare(asked, seconds))
+
+        def begin(run: int) -> None:
+            for entry in begins:
+                entry(run)
+
+        return Terms(_agreed(arguments), inspect, begin)
+
+    def _refuse_used(self, token: str) -> None:
+        run = self.store.plan_file_run(token)
+        if run is not None:
+            raise RefusedError(f"this plan was carried out already, by run {run}",
+                               hint="make a new plan")  # fmt: skip
+
+    async def _carry_out(self, request: Request, terms: Terms, emit: Emit) -> Outcome:
         def show(plan: Plan) -> None:
             emit({"event": "plan", "plan": plan_document(plan, request.source)})
 
         return await self.engine.apply(
-            request,
-            on_progress=_progress(emit),
-            expect_id=arguments.get("expectId") or "",
-            stop=self.stop,
-            on_plan=show,
+            request, on_progress=progress(emit), terms=terms, stop=self.stop, on_plan=show
         )
 
     def _check_known(self, targets: frozenset[ResourceAddress]) -> None:
@@ -153,43 +281,18 @@ class Operations:
                     )
                 )
 
-    def _by_hand(self, plan: Plan, targets: frozenset[ResourceAddress]) -> None:
-        for address in self.store.ledger(time.time()).holds:
-            if (
-                not targets
-                or address in targets
-                or any(change.resource == address for change in plan.changes)
-            ):
-                self.store.remove_hold(address)
+    def _lift_destroyed(self, plan: Plan, targets: frozenset[ResourceAddress]) -> None:
+        """What was destroyed by hand is back by hand; a `metald hold` stays."""
+        for held, hold in self.store.ledger(time.time()).holds.items():
+            changed = any(change.resource == held for change in plan.changes)
+            if hold.spec_hash and (not targets or held in targets or changed):
+                self.store.remove_hold(held)
 
 
-def _reply(outcome: Outcome, source: SourceInfo) -> Reply:
-    code = EXIT_DONE if outcome.is_complete else EXIT_PARTIAL
-    return Reply(apply_document(outcome, source), code)
+def _agreed(arguments: Arguments) -> str:
+    return str(arguments.get("expectId") or arguments.get("planHash") or "")
 
 
-def _progress(emit: Emit) -> Callable[[StepProgress], None]:
-    def tell(progress: StepProgress) -> None:
-        emit(
-            {
-                "event": "step",
-                "key": progress.step.key,
-                "resource": progress.step.resource,
-                "operation": type(progress.step.operation).__name__,
-                "state": progress.state,
-                "error": progress.error,
-            }
-        )
-
-    return tell
-
-
-def _targets(arguments: Arguments) -> frozenset[ResourceAddress]:
-    return frozenset(_parse(text) for text in arguments.get("targets") or ())
-
-
-def _parse(text: str) -> ResourceAddress:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise MetaldError(str(error), hint="like vm/acme/web-1") from error
+def _held_subject(arguments: Arguments) -> ResourceAddress:
+    text = arguments.get("address")
+    return address(text) if text else EVERYTHING

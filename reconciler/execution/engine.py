@@ -8,15 +8,19 @@ verified before said).
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.errors import Problem, RefusedError, SpecError
+from reconciler.execution.evidence import evidence_of
 from reconciler.execution.executor import Executor, OnProgress
+from reconciler.execution.observation import to_text
 from reconciler.execution.operations import Context
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import outcome_events
+from reconciler.execution.retrying import retries_after
 from reconciler.execution.state.records import Outcome as Ended
 from reconciler.execution.state.store import LedgerReader, Store
 from reconciler.execution.world import World
@@ -26,6 +30,8 @@ from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.findings import Finding
+from reconciler.planning.guards import MaxDestroy, objection
+from reconciler.planning.holds import holds_everything
 from reconciler.planning.images import wanted_images
 from reconciler.planning.planner import EMPTY, WHOLE, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo
@@ -41,18 +47,13 @@ def _unplaced(finding: Finding) -> Problem:
     return Problem("-", 0, 0, finding.message, finding.resource, field, finding.hint)
 
 
-def _unguarded(_: Plan, __: int) -> str:
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is wanted: a fleet, the part of it this is about, and where it came from.
 
-    ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only the
-    resources it names are left alone (the daemon's). ``explain`` gives a finding its position
-    in the source. ``guard`` may forbid a plan's deletions: it gets the plan and the number of
-    managed resources, and gives the reason, empty when all is well.
+    ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only what it
+    forbids is left alone (the daemon's). ``explain`` gives a finding its position in the
+    source. ``limit``: how much may be destroyed unless the plan's id begins with ``agreed``.
     """
 
     fleet: Fleet
@@ -60,9 +61,31 @@ class Request:
     scope: Scope = WHOLE
     strict: bool = True
     explain: Callable[[Finding], Problem] = _unplaced
-    guard: Callable[[Plan, int], str] = _unguarded
+    limit: MaxDestroy | None = None
+    agreed: str = ""
 
 
+def _inspect_nothing(_: Observed, __: Ledger) -> None:
+    return
+
+
+def _begin_nothing(_: int) -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an apply is bound to. ``expect_id``: (the beginning of) the id of the plan that was
+    agreed to. ``inspect`` raises when what is observed is not what was agreed on.
+    ``on_begin`` is called with the run's number inside the transaction that records it.
+    """
+
+    expect_id: str = ""
+    inspect: Callable[[Observed, Ledger], None] = _inspect_nothing
+    on_begin: Callable[[int], None] = _begin_nothing
+
+
+FREELY = Terms()
 Planner = Callable[[Observed, Ledger], Plan]
 
 
@@ -79,7 +102,7 @@ class Survey:
 
         Raises SpecError when the fleet cannot be resolved on this host.
         """
-        return self.decide(request, await self.observe(request), self.ledger())
+        return decide(request, await self.observe(request), self.ledger())
 
     async def observe(self, request: Request) -> Observed:
         """One observation, with the boot files the fleet names."""
@@ -89,17 +112,36 @@ class Survey:
         """The ledger as of now."""
         return self.reader.ledger(self.clock())
 
-    def decide(self, request: Request, observed: Observed, ledger: Ledger) -> Plan:
-        """The plan for one observation; with a guard's objection, one that deletes nothing."""
-        if request.scope.destroy:
-            return plan(EMPTY, observed, ledger, request.scope)
-        resolution = resolve(request.fleet, ledger, observed.images)
-        _refuse_findings(request, resolution)
-        made = plan(resolution, observed, ledger, request.scope)
-        reason = request.guard(made, len(ledger.managed))
-        if not reason:
-            return made
-        return plan(resolution, observed, ledger, replace(request.scope, keep_gone=reason))
+
+def decide(request: Request, observed: Observed, ledger: Ledger) -> Plan:
+    """The plan for one observation.
+
+    What would destroy too much is refused (RefusedError) for a strict request, else made
+    into a plan that deletes nothing.
+    """
+    if request.scope.destroy:
+        return plan(EMPTY, observed, ledger, request.scope)
+    resolution = resolve(request.fleet, ledger, observed.images)
+    _refuse_findings(request, resolution)
+    made = plan(resolution, observed, ledger, request.scope)
+    reason = objection(made, len(ledger.managed), request.limit)
+    if not reason or (request.agreed and made.id.startswith(request.agreed)):
+        return made
+    agree = f"look at the plan; to go past it: metald apply --plan-hash {made.id[:16]}"
+    if request.strict:
+        raise RefusedError(reason, hint=agree)
+    scope = replace(request.scope, keep_gone=f"{reason} ({agree})")
+    return plan(resolution, observed, ledger, scope)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of the engine: what is wanted, on which terms, who hears of it, who stops it."""
+
+    request: Request
+    terms: Terms
+    on_progress: OnProgress
+    stop: asyncio.Event
 
 
 class Engine:
@@ -112,37 +154,48 @@ class Engine:
         *,
         parallelism: int = 4,
         clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.world = world
         self.store = store
         self.survey = Survey(world, store, clock)
         self.parallelism = parallelism
         self.clock = clock
+        self.jitter = jitter
 
     async def apply(
         self,
         request: Request,
         *,
         on_progress: OnProgress,
-        expect_id: str = "",
+        terms: Terms = FREELY,
         stop: asyncio.Event | None = None,
         on_plan: Callable[[Plan], None] = lambda _: None,
     ) -> Outcome:
         """Make it so, then look again.
 
-        ``expect_id``: id of the plan somebody agreed to; RefusedError when another would be
-        carried out now. RefusedError also when a guard forbids part of the plan. ``on_plan``
-        hears the plan before its first step.
+        RefusedError when another plan would be carried out now than ``terms`` name, or a
+        guard forbids part of it. ``on_plan`` hears the plan before its first step.
         """
 
-        def decide(observed: Observed, ledger: Ledger) -> Plan:
-            return self.survey.decide(request, observed, ledger)
+        def look_again(observed: Observed, ledger: Ledger) -> Plan:
+            # What was agreed to has been decided on: looking again asks nobody.
+            return decide(replace(request, limit=None), observed, ledger)
 
         observed = await self.survey.observe(request)
-        chosen = decide(observed, self.survey.ledger())
-        _refuse(chosen, expect_id, strict=request.strict)
+        ledger = self.survey.ledger()
+        terms.inspect(observed, ledger)
+        chosen = decide(request, observed, ledger)
+        _refuse(chosen, terms.expect_id, strict=request.strict)
         on_plan(chosen)
-        return await self._carry_out(request, chosen, decide, (on_progress, stop, observed))
+        call = _Call(request, terms, on_progress, stop or asyncio.Event())
+        return await self._carry_out(call, chosen, look_again, observed)
+
+    async def refresh(self) -> Observed:
+        """Look, and put on record what was seen, for `plan --offline`."""
+        observed = await self.world.observe(())
+        self.store.save_observation(to_text(observed), now_s=self.clock())
+        return observed
 
     async def reboot(
         self, address: ResourceAddress, *, on_progress: OnProgress, source: SourceInfo
@@ -151,31 +204,30 @@ class Engine:
         observed = await self.world.observe(())
         chosen = plan_reboot(observed, self.survey.ledger(), address)
         _refuse(chosen, "", strict=True)
-        request = Request(Fleet.of(()), source)
-        return await self._carry_out(request, chosen, None, (on_progress, None, observed))
+        call = _Call(Request(Fleet.of(()), source), FREELY, on_progress, asyncio.Event())
+        return await self._carry_out(call, chosen, None, observed)
 
     async def _carry_out(
-        self,
-        request: Request,
-        chosen: Plan,
-        decide: Planner | None,
-        how: tuple[OnProgress, asyncio.Event | None, Observed],
+        self, call: _Call, chosen: Plan, look_again: Planner | None, observed: Observed
     ) -> Outcome:
         if not (chosen.steps or chosen.registrations or chosen.releases):
             self._confirm(chosen, ())
+            self._forget_retries(chosen)
             return Outcome(chosen, remaining=_blocked(chosen))
-        on_progress, stop, observed = how
-        run_id = self.store.begin_run(chosen, request.source, now_s=self.clock())
+        with self.store.grouped():
+            run_id = self.store.begin_run(chosen, call.request.source, now_s=self.clock())
+            call.terms.on_begin(run_id)
         executor = Executor(
-            self._context(observed), run_id, on_progress, self.parallelism, stop or asyncio.Event()
+            self._context(observed), run_id, call.on_progress, self.parallelism, call.stop
         )
         result = await executor.run(chosen.steps)
-        interrupted = executor.stop.is_set() and bool(result.skipped)
+        interrupted = call.stop.is_set() and bool(result.skipped)
         if not (result.failed or result.skipped):
             self.store.release(chosen.releases, now_s=self.clock())
-        remaining = () if interrupted else await self._verify(request, decide)
-        outcome = Outcome(chosen, run_id, result, remaining, interrupted)
-        self._conclude(outcome, request)
+        outcome = Outcome(chosen, run_id, result, (), interrupted)
+        if not interrupted and look_again is not None:
+            outcome = replace(outcome, remaining=await self._verify(call, outcome, look_again))
+        self._conclude(outcome, call.request)
         return outcome
 
     def _context(self, observed: Observed) -> Context:
@@ -186,21 +238,23 @@ class Engine:
         return Context(self.world, self.store, ledger, observed.boot_id, generations, sysctls)
 
     async def _verify(
-        self, request: Request, decide: Planner | None
+        self, call: _Call, outcome: Outcome, look_again: Planner
     ) -> tuple[tuple[ResourceAddress, str], ...]:
         """Observe again; what a new plan would still do, with its reasons."""
-        if decide is None:
-            return ()
         for attempt in range(VERIFY_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(VERIFY_PAUSE_S)
-            observed = await self.survey.observe(request)
-            left = decide(observed, self.survey.ledger())
+            observed = await self.survey.observe(call.request)
+            left = look_again(observed, self.survey.ledger())
             remaining = _remaining(left)
             if not remaining:
-                self._confirm(left, ())
-                return ()
+                break
         self._confirm(left, tuple(address for address, _ in remaining))
+        undone = {*outcome.result.failed, *outcome.result.skipped}
+        done = [step for step in outcome.plan.steps if step.key not in undone]
+        with self.store.grouped():
+            self.store.steps_verified(outcome.run_id, evidence_of(done, observed))
+            self.store.save_observation(to_text(observed), now_s=self.clock())
         return remaining
 
     def _confirm(self, seen: Plan, except_for: Sequence[ResourceAddress]) -> None:
@@ -216,15 +270,30 @@ class Engine:
         if confirmed:
             self.store.set_observed_generation(confirmed)
 
+    def _forget_retries(self, seen: Plan) -> None:
+        """What recovered by itself has nothing to be tried again."""
+        left = {change.resource for change in seen.changes}
+        left |= {recovery.resource for recovery in seen.recoveries}
+        left |= {retry.resource for retry in seen.waiting}
+        settled = self.survey.ledger().retries.keys() - left
+        if settled:
+            self.store.record_retries((), sorted(settled))
+
     def _conclude(self, outcome: Outcome, request: Request) -> None:
         detail = "; ".join(f"{address}: {why}" for address, why in outcome.remaining[:20])
         events = outcome_events(outcome, request.source.commit, self.clock())
         ended: Ended = "partial"
         if outcome.is_complete or outcome.interrupted:
             ended = "interrupted" if outcome.interrupted else "done"
+        ledger = self.survey.ledger()
+        failed = retries_after(outcome, ledger, self.jitter)
+        settled = ledger.retries.keys() - {entry.resource for entry in failed}
+        settled -= {entry.resource for entry in outcome.plan.waiting}
         with self.store.grouped():
             self.store.add_events(events)
             self.store.finish_run(outcome.run_id, ended, detail)
+            if failed or settled:
+                self.store.record_retries(failed, sorted(settled))
 
 
 def _refuse_findings(request: Request, resolution: Resolution) -> None:
@@ -233,7 +302,13 @@ def _refuse_findings(request: Request, resolution: Resolution) -> None:
 
 
 def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
-    if expect_id and chosen.id != expect_id:
+    whole = holds_everything(chosen.held)
+    if whole is not None and strict:
+        raise RefusedError(
+            f"{whole.owner} holds everything on this host: {whole.reason}",
+            hint="metald unhold ends it",
+        )
+    if expect_id and not chosen.id.startswith(expect_id):
         raise RefusedError(
             f"the plan is stale: {expect_id[:12]} was agreed to, now it would be {chosen.id[:12]}",
             hint="look at the new plan, then apply again",
@@ -245,7 +320,8 @@ def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
 
 
 def _remaining(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:
-    rows = [(change.resource, change.reason) for change in left.changes]
+    waiting = {entry.resource: f"tried again later: {entry.error}" for entry in left.waiting}
+    rows = [(c.resource, waiting.get(c.resource, c.reason)) for c in left.changes]
     rows += [
         (recovery.resource, recovery.reason)
         for recovery in left.recoveries

@@ -12,8 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reconciler.errors import MetaldError
-from reconciler.execution.operations import Context, Failures, batch_key, is_vm_work, perform
+from reconciler.errors import MetaldError, TransientError
+from reconciler.execution.graph import Graph
+from reconciler.execution.operations import (
+    Context,
+    Failures,
+    batch_key,
+    deadline_s,
+    is_vm_work,
+    perform,
+)
 from reconciler.model.plan import Step
 
 StepState = Literal["started", "done", "failed", "skipped"]
@@ -48,81 +56,85 @@ class Executor:
     on_progress: OnProgress
     parallelism: int
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _waiting: dict[str, set[str]] = field(default_factory=dict)
-    _steps: dict[str, Step] = field(default_factory=dict)
+    _vm_slots: int = 0
     _failed: dict[str, MetaldError] = field(default_factory=dict)
     _skipped: dict[str, None] = field(default_factory=dict)
 
     async def run(self, steps: Sequence[Step]) -> RunResult:
         """Carry out all steps. Cancelling lets running steps finish their current await."""
-        self._steps = {step.key: step for step in steps}
-        self._waiting = {step.key: set(step.after) for step in steps}
-        limit = asyncio.Semaphore(self.parallelism)
+        graph = Graph(steps)
+        self._vm_slots = self.parallelism
         tasks: dict[asyncio.Task[Failures], list[Step]] = {}
         try:
             while True:
-                for group in self._ready_groups():
-                    tasks[asyncio.create_task(self._perform(group, limit))] = group
+                for group in self._ready_groups(graph):
+                    tasks[asyncio.create_task(self._perform(group))] = group
                 if not tasks:
                     break
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    self._settle(tasks.pop(task), task.result())
+                    self._settle(graph, tasks.pop(task), task.result())
         finally:
             await _cancel(tasks)
-        for key in self._waiting:
+        for key in graph.left():
             self._skipped.setdefault(key)
         return RunResult(self._failed, tuple(self._skipped))
 
-    def _ready_groups(self) -> list[list[Step]]:
-        """Take every step whose predecessors are done, grouped, journalled as started."""
+    def _ready_groups(self, graph: Graph) -> list[list[Step]]:
+        """Take what may begin now, grouped, journalled as started."""
         if self.stop.is_set():
             return []
-        ready = [key for key, before in self._waiting.items() if not before]
         groups: dict[str, list[Step]] = {}
-        for key in ready:
-            del self._waiting[key]
-            step = self._steps[key]
+        for step in graph.take(wanted=self._has_room):
             groups.setdefault(batch_key(step), []).append(step)
-        if ready:
-            self.context.store.steps_started(self.run_id, ready)
+        if groups:
+            keys = [step.key for group in groups.values() for step in group]
+            self.context.store.steps_started(self.run_id, keys)
         return list(groups.values())
 
-    async def _perform(self, group: list[Step], limit: asyncio.Semaphore) -> Failures:
-        if not is_vm_work(group[0]):
-            self._report(group, "started")
-            return await perform(self.context, group)
-        async with limit:
-            self._report(group, "started")
-            return await perform(self.context, group)
+    def _has_room(self, step: Step) -> bool:
+        """Network steps always go; VM work takes a slot, given back when it ends."""
+        if not is_vm_work(step):
+            return True
+        if not self._vm_slots:
+            return False
+        self._vm_slots -= 1
+        return True
 
-    def _settle(self, group: list[Step], failures: Failures) -> None:
+    async def _perform(self, group: list[Step]) -> Failures:
+        self._report(group, "started")
+        allowed_s = deadline_s(group)
+        try:
+            async with asyncio.timeout(allowed_s):
+                return await perform(self.context, group)
+        except TimeoutError:
+            error = TransientError(
+                f"not done within {allowed_s:.0f} s; what came of it is looked at again"
+            )
+            return {step.key: error for step in group}
+
+    def _settle(self, graph: Graph, group: list[Step], failures: Failures) -> None:
+        self._vm_slots += is_vm_work(group[0])
         done = [step for step in group if step.key not in failures]
         if done:
-            self.context.store.steps_done(self.run_id, {step.key: {} for step in done})
+            self.context.store.steps_done(self.run_id, [step.key for step in done])
         if failures:
             texts = {key: str(error) for key, error in failures.items()}
             self.context.store.steps_failed(self.run_id, texts)
             self._failed.update(failures)
         self._report(done, "done")
+        for step in done:
+            graph.done(step.key)
         for step in group:
             if step.key in failures:
                 self.on_progress(StepProgress(step, "failed", str(failures[step.key])))
-                self._skip_followers(step.key)
-        finished = {step.key for step in done}
-        for before in self._waiting.values():
-            before.difference_update(finished)
+                self._skip_followers(graph, step.key)
 
-    def _skip_followers(self, failed: str) -> None:
+    def _skip_followers(self, graph: Graph, failed: str) -> None:
         """Give up, transitively, on whatever waits for a failed step."""
-        lost = [key for key, before in self._waiting.items() if failed in before]
-        for key in lost:
-            if self._waiting.pop(key, None) is None:
-                continue
-            self._skipped[key] = None
-            reason = f"waits for {failed}, which failed"
-            self.on_progress(StepProgress(self._steps[key], "skipped", reason))
-            self._skip_followers(key)
+        for step, cause in graph.lose(failed):
+            self._skipped[step.key] = None
+            self.on_progress(StepProgress(step, "skipped", f"waits for {cause}, which failed"))
 
     def _report(self, group: Sequence[Step], state: StepState) -> None:
         for step in group:

@@ -35,6 +35,8 @@ from reconciler.model.plan import (
 Failures = Mapping[str, MetaldError]
 _BATCHED: tuple[type[Operation], ...] = (ChangeElements, RaiseTap, RemoveTap, Retire)
 NO_FAILURES: Failures = {}
+VM_DEADLINE_S = 180.0
+STEP_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,16 @@ def batch_key(step: Step) -> str:
 def is_vm_work(step: Step) -> bool:
     """Takes seconds and counts against the parallelism limit."""
     return isinstance(step.operation, StartVm | StopVm | SetPower | AttachTap)
+
+
+def deadline_s(group: Sequence[Step]) -> float:
+    """How long a group may take before it counts as failed, in seconds.
+
+    Generous: what runs into it hangs. Each is above the sum of the deadlines inside.
+    """
+    if isinstance(group[0].operation, StartVm | StopVm):
+        return VM_DEADLINE_S
+    return STEP_DEADLINE_S + STEP_DEADLINE_S * len(group) / 100
 
 
 async def perform(context: Context, steps: Sequence[Step]) -> Failures:

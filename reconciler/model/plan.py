@@ -205,7 +205,8 @@ class Plan:
     protects from what the specs ask. ``held``: resources an operator took out of the loop.
     ``reported``: changes that would be due, but not by this pass (``reconcile: report``).
     ``excluded``: changes left out by targets and exclusions. ``waiting``: resources whose last
-    try failed, and when they are due. ``recorded``: the specs on record when this was planned.
+    try failed, and when they are due. ``recorded``: the specs on record when this was planned,
+    at ``now_s`` (Unix epoch).
     """
 
     id: str
@@ -225,6 +226,7 @@ class Plan:
     excluded: tuple[Change, ...] = ()
     waiting: tuple[Retry, ...] = ()
     recorded: Mapping[ResourceAddress, Mapping[str, Any]] = field(default_factory=dict)
+    now_s: float = 0.0
 
     @property
     def is_empty(self) -> bool:

@@ -248,6 +248,7 @@ def _finish(
         reported=tuple(draft.reported),
         waiting=waiting,
         recorded={address: entry.spec for address, entry in inputs.ledger.managed.items()},
+        now_s=inputs.ledger.now_s,
     )
     return replace(unfinished, id=plan_id(unfinished))
 

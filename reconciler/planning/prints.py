@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from reconciler.model.ledger import Ledger
-from reconciler.model.observed import NetworkState, Observed, Unknown, VmState
+from reconciler.model.observed import NetworkState, Observed, TapState, Unknown, VmState
 from reconciler.model.plan import Plan
 from reconciler.planning.canonical import digest_plain, to_plain
 
@@ -44,14 +44,43 @@ def fingerprint(observed: Observed, ledger: Ledger) -> str:
     )  # fmt: skip
 
 
+def parts(observed: Observed, ledger: Ledger) -> dict[str, str]:
+    """A digest per part of the host and of the ledger, named as people know it."""
+    found: dict[str, Any] = {"host boot": observed.boot_id}
+    names = {entry.uid: f"process of {address}" for address, entry in ledger.managed.items()}
+    for uid, state in observed.vms.items():
+        found[names.get(uid, f"process of {uid}")] = _vm(state)
+    for name, facts in observed.images.items():
+        found[f"image {name}"] = [facts.kernel_sha256, facts.initrd_sha256, facts.problem]
+    for address, entry in ledger.managed.items():
+        found[f"record of {address}"] = [entry.uid, entry.spec_hash]
+    for address, hold in ledger.holds.items():
+        found[f"hold on {address}"] = to_plain(hold)
+    found.update(_network_parts(observed.network))
+    return {key: digest_plain(value) for key, value in found.items()}
+
+
+def _network_parts(network: NetworkState | Unknown) -> dict[str, Any]:
+    if isinstance(network, Unknown):
+        return {"network": network.reason}
+    links = {f"link {tap.name} ({tap.alias})": _tap(tap) for tap in network.taps.values()}
+    sysctls = {f"sysctl {key}": value for key, value in network.sysctls.items()}
+    rules = [network.firewall.listing, network.firewall.template]
+    elements = sorted((e.container, e.key, e.value) for e in network.firewall.elements)
+    return {**links, **sysctls, "firewall rules": rules, "firewall entries": elements}
+
+
+def _tap(tap: TapState) -> list[Any]:
+    return [
+        tap.name, tap.alias, tap.mac, tap.up, tap.attached, tap.mtu, tap.gateway,
+        sorted(tap.routes), sorted(tap.neighbours), sorted(tap.sysctls.items()),
+    ]  # fmt: skip
+
+
 def _network(network: NetworkState | Unknown) -> list[Any]:
     if isinstance(network, Unknown):
         return [network.reason]
-    taps = [
-        [tap.name, tap.alias, tap.mac, tap.up, tap.attached, tap.mtu, tap.gateway,
-         sorted(tap.routes), sorted(tap.neighbours), sorted(tap.sysctls.items())]
-        for tap in network.taps.values()
-    ]  # fmt: skip
+    taps = [_tap(tap) for tap in network.taps.values()]
     elements = sorted((e.container, e.key, e.value) for e in network.firewall.elements)
     sysctls = sorted(network.sysctls.items())
     return [sorted(taps), sysctls, network.firewall.listing, network.firewall.template, elements]

@@ -23,6 +23,8 @@ from reconciler.model.plan import (
 )
 from reconciler.model.times import rfc3339
 from reconciler.planning.canonical import to_plain
+from reconciler.planning.consequences import specs_after
+from reconciler.planning.cost import cost_delta, cost_document
 
 _SECURITY_TEXT = {
     SetSysctls: "host sysctls are set",
@@ -55,6 +57,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
         "source": asdict(source),
         "fingerprint": plan.fingerprint,
         "summary": plan.summary(),
+        "steps": len(plan.steps),
         "changes": [change_document(change) for change in plan.changes],
         "recoveries": [
             {
@@ -90,6 +93,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
             }
             for retry in plan.waiting
         ],
+        "cost": cost_document(cost_delta(plan.recorded, specs_after(plan), now_s=plan.now_s)),
         "security": security_changes(plan),
         "warnings": list(plan.warnings),
     }

@@ -23,6 +23,8 @@ from reconciler.planning.canonical import to_plain
 from reconciler.planning.holds import declared_digest
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
+from reconciler.planning.undo import fleet_of as fleet_from_record
+from reconciler.planning.undo import remember
 from tests.planning.world import World
 
 CASES = Path(__file__).parent / "cases"
@@ -160,3 +162,14 @@ def test_carrying_out_a_golden_plan_leaves_nothing_to_do(name: str) -> None:
     assert again.blocked == plan.blocked
     assert again.refused == plan.refused
     assert all(recovery.not_before_s > world.now_s for recovery in again.recoveries)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CASES.iterdir()))
+def test_what_is_on_record_reads_back_as_a_fleet_that_changes_nothing(name: str) -> None:
+    world, fleet, _ = build(CASES / name)
+    world.carry_out(world.plan(fleet, Scope(by_hand=True)))
+    ledger = world.ledger()
+    again = world.plan(fleet_from_record(remember(ledger), ledger), Scope(by_hand=True))
+    differing = [c for c in again.changes if any(f.path.startswith("spec") for f in c.fields)]
+    assert not differing
+    assert not again.registrations

@@ -67,15 +67,21 @@ def start(db: sqlite3.Connection, run: int, keys: Iterable[str], now_s: float) -
     )
 
 
-def complete(
-    db: sqlite3.Connection, run: int, evidence: Mapping[str, Mapping[str, Any]], now_s: float
-) -> None:
+def complete(db: sqlite3.Connection, run: int, keys: Iterable[str], now_s: float) -> None:
     """Started → done."""
     _move(
         db,
-        "UPDATE steps SET status = 'done', evidence = ?, ended_at_s = ?"
+        "UPDATE steps SET status = 'done', ended_at_s = ?"
         " WHERE run = ? AND key = ? AND status = 'started'",
-        [(canonical_json(to_plain(proof)), now_s, run, key) for key, proof in evidence.items()],
+        [(now_s, run, key) for key in keys],
+    )
+
+
+def verify(db: sqlite3.Connection, run: int, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+    """Done, and this is what proves it; a step that is not done is left alone."""
+    db.executemany(
+        "UPDATE steps SET evidence = ? WHERE run = ? AND key = ? AND status = 'done'",
+        [(canonical_json(to_plain(proof)), run, key) for key, proof in evidence.items()],
     )
 
 

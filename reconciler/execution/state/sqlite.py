@@ -163,10 +163,15 @@ class SqliteStore(SqliteReader):
         with self._database.writing() as db:
             journal.start(db, run, keys, self._clock())
 
-    def steps_done(self, run: int, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+    def steps_done(self, run: int, keys: Iterable[str]) -> None:
         """Journal that started steps are done."""
         with self._database.writing() as db:
-            journal.complete(db, run, evidence, self._clock())
+            journal.complete(db, run, keys, self._clock())
+
+    def steps_verified(self, run: int, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+        """Journal what proves that steps are done."""
+        with self._database.writing() as db:
+            journal.verify(db, run, evidence)
 
     def steps_failed(self, run: int, errors: Mapping[str, str]) -> None:
         """Journal that started steps failed."""

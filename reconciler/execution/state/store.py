@@ -154,8 +154,11 @@ class JournalWriter(Protocol):
     def steps_started(self, run: int, keys: Iterable[str]) -> None:
         """Journal that steps begin (intended, or failed and tried again)."""
 
-    def steps_done(self, run: int, evidence: Mapping[str, Mapping[str, Any]]) -> None:
-        """Journal that started steps are done, with what proves it, by step key."""
+    def steps_done(self, run: int, keys: Iterable[str]) -> None:
+        """Journal that started steps are done."""
+
+    def steps_verified(self, run: int, evidence: Mapping[str, Mapping[str, Any]]) -> None:
+        """Journal what a later look showed of steps that are done, by step key."""
 
     def steps_failed(self, run: int, errors: Mapping[str, str]) -> None:
         """Journal that started steps failed, and why, by step key."""

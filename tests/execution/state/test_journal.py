@@ -39,7 +39,8 @@ def test_intents_hold_the_whole_operation(store: SqliteStore) -> None:
 def test_a_run_goes_from_intended_to_done(store: SqliteStore) -> None:
     run = begin_steps(store)
     store.steps_started(run, ["s0", "s1"])
-    store.steps_done(run, {"s0": {"pid": 7}})
+    store.steps_done(run, ["s0"])
+    store.steps_verified(run, {"s0": {"pid": 7}, "s1": {"pid": 8}})
     store.steps_failed(run, {"s1": "no such link"})
     first, second = store.steps(run)
     assert (first.status, first.evidence) == ("done", {"pid": 7})
@@ -62,7 +63,7 @@ def test_no_step_is_done_that_was_not_journalled_as_started(store: SqliteStore) 
     run = begin_steps(store)
     store.steps_started(run, ["s0"])
     with pytest.raises(BugError, match="is intended already"):
-        store.steps_done(run, {"s0": {}, "s1": {}})
+        store.steps_done(run, ["s0", "s1"])
     assert statuses(store, run) == ["started", "intended"], "all of a call, or nothing"
     with pytest.raises(BugError, match="not in the journal"):
         store.steps_started(run, ["s9"])
@@ -109,11 +110,11 @@ def test_grouped_calls_are_one_transaction(store: SqliteStore) -> None:
     run = begin_steps(store)
     with pytest.raises(BugError), store.grouped():  # noqa: PT012 - the first is undone too
         store.steps_started(run, ["s0"])
-        store.steps_done(run, {"s1": {}})
+        store.steps_done(run, ["s1"])
     assert statuses(store, run) == ["intended", "intended"]
     with store.grouped():
         store.steps_started(run, ["s0"])
         with pytest.raises(BugError):
-            store.steps_done(run, {"s0": {}, "s1": {}})
+            store.steps_done(run, ["s0", "s1"])
         store.steps_started(run, ["s1"])
     assert statuses(store, run) == ["started", "started"], "only the call that failed is undone"

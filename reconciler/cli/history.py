@@ -1,0 +1,100 @@
+"""`history`, `history show` and `why`: what was done, by whom, and for what reason."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Any
+
+import click
+
+from reconciler.cli.common import enter_host, print_json, run, settings_of
+from reconciler.cli.options import json_option
+from reconciler.cli.text import safe
+from reconciler.errors import MetaldError
+
+
+@click.group(invoke_without_command=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, help="How many runs.")
+@json_option
+@click.pass_context
+def history(ctx: click.Context, limit: int, as_json: bool) -> None:
+    """The runs of this host, newest first: commit, author, plan, outcome."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from reconciler.execution.history import history_document  # noqa: PLC0415
+
+    with closing(_reader(ctx)) as reader:
+        document = history_document(reader.runs(limit))
+    if as_json:
+        print_json(document)
+        return
+    for row in document["items"]:
+        at = f" at {row['commit'][:12]} by {row['author']}" if row["commit"] else ""
+        click.echo(
+            f"{row['run']:>5}  {row['startedAt']}  {row['outcome']:<11}  "
+            f"{row['plan'][:12]}  {safe(row['source'])}{safe(at)}"
+        )
+
+
+@history.command("show")
+@click.argument("number", type=click.IntRange(min=1))
+@json_option
+@click.pass_context
+def show(ctx: click.Context, number: int, as_json: bool) -> None:
+    """One run: what it set out to change, and what became of each step."""
+    from reconciler.execution.history import run_document  # noqa: PLC0415
+
+    with closing(_reader(ctx)) as reader:
+        found = reader.run(number)
+        if found is None:
+            raise MetaldError("no such run is on record", subject=f"run {number}",
+                              hint="see metald history")  # fmt: skip
+        document = run_document(found, reader.changes(run=number), reader.steps(number))
+    if as_json:
+        print_json(document)
+        return
+    click.echo(f"run {number}: {document['outcome']}, plan {document['plan']}")
+    click.echo(f"from {safe(document['source'])} {document['commit']} {safe(document['author'])}")
+    click.echo(f"{document['startedAt']} to {document['endedAt'] or 'now'}")
+    for change in document["changes"]:
+        click.echo(f"  {change['resource']}: {change['action']}: {safe(change['reason'])}")
+    for step in document["steps"]:
+        took = "" if step["seconds"] is None else f" in {step['seconds']:g} s"
+        error = f": {safe(step['error'])}" if step["error"] else ""
+        click.echo(f"    {step['status']:<8} {step['key']}{took}{error}")
+
+
+@click.command()
+@click.argument("address")
+@json_option
+@click.pass_context
+def why(ctx: click.Context, address: str, as_json: bool) -> None:
+    """Why a resource is as it is: the runs, commits and failures behind it, and what is next."""
+    settings = enter_host(ctx)
+    from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
+    from reconciler.daemon.replies import address as parsed  # noqa: PLC0415
+    from reconciler.execution.history import why_document, why_lines  # noqa: PLC0415
+    from reconciler.execution.views import Seen, item  # noqa: PLC0415
+
+    resource = parsed(address)
+    looking = run(look(settings))
+    managed = looking.ledger.managed.get(resource)
+    seen = Seen(looking.ledger, looking.observed, looking.generations)
+    status = item(seen, managed)["status"] if managed else None
+    with closing(_reader(ctx)) as reader:
+        document = why_document(reader, reader.ledger(time.time()), resource, status)
+    if not (document["managed"] or document["causes"] or document["events"]):
+        raise MetaldError("nothing is known of it here", subject=address, hint="see metald get vm")
+    if as_json:
+        print_json(document)
+        return
+    for line in why_lines(document):
+        click.echo(safe(line))
+
+
+def _reader(ctx: click.Context) -> Any:
+    from reconciler.execution.state.sqlite import open_reader  # noqa: PLC0415
+    from reconciler.paths import StatePaths  # noqa: PLC0415
+
+    return open_reader(StatePaths(settings_of(ctx).state_dir))

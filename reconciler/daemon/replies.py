@@ -1,0 +1,66 @@
+"""What an operation's arguments mean, and how its progress and end are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from reconciler.daemon.wire import Reply
+from reconciler.errors import EXIT_DONE, EXIT_PARTIAL, MetaldError
+from reconciler.execution.executor import StepProgress
+from reconciler.execution.outcome import Outcome
+from reconciler.execution.reports import apply_document
+from reconciler.model.addresses import ResourceAddress, parse_address
+from reconciler.planning.guards import MaxDestroy, parse_max_destroy
+from reconciler.planning.render import SourceInfo
+
+Emit = Callable[[Mapping[str, Any]], object]
+Arguments = Mapping[str, Any]
+
+
+def reply(outcome: Outcome, source: SourceInfo) -> Reply:
+    """The outcome document, and the exit code that goes with it."""
+    code = EXIT_DONE if outcome.is_complete else EXIT_PARTIAL
+    return Reply(apply_document(outcome, source), code)
+
+
+def progress(emit: Emit) -> Callable[[StepProgress], None]:
+    """Tell every step's states as events."""
+
+    def tell(entry: StepProgress) -> None:
+        emit(
+            {
+                "event": "step",
+                "key": entry.step.key,
+                "resource": entry.step.resource,
+                "operation": type(entry.step.operation).__name__,
+                "state": entry.state,
+                "error": entry.error,
+            }
+        )
+
+    return tell
+
+
+def addresses(arguments: Arguments, key: str) -> frozenset[ResourceAddress]:
+    """A list of addresses. Raises MetaldError for one that is none."""
+    return frozenset(address(text) for text in arguments.get(key) or ())
+
+
+def address(text: str) -> ResourceAddress:
+    """One address. Raises MetaldError when it is none."""
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise MetaldError(str(error), hint="like vm/acme/web-1") from error
+
+
+def limit(arguments: Arguments) -> MaxDestroy | None:
+    """``maxDestroy``. Raises MetaldError when it is neither a number nor a share."""
+    text = arguments.get("maxDestroy")
+    if not text:
+        return None
+    try:
+        return parse_max_destroy(text)
+    except ValueError as error:
+        raise MetaldError(str(error), subject="--max-destroy") from error

@@ -1,0 +1,18 @@
+"""What a plan means beyond its changes: the cost, and who can reach whom, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.plan import Plan
+
+Specs = Mapping[ResourceAddress, Mapping[str, Any]]
+
+
+def specs_after(plan: Plan) -> Specs:
+    """What will be on record once the plan is carried out, by address."""
+    gone = {change.resource for change in plan.changes if change.action == "delete"}
+    kept = {address: spec for address, spec in plan.recorded.items() if address not in gone}
+    return {**kept, **{entry.address: entry.spec for entry in plan.registrations}}
