@@ -14,6 +14,8 @@ from reconciler.model.resolved import Port
 
 TABLE = "metald"
 FAMILY = "inet"
+# Who may open traffic to whom: (zone of the source, target address, protocol, ports).
+ALLOW = "allow"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,7 @@ RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile"})
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Tenant": frozenset({"spec.quota.disk"}),
-    "Network": frozenset({"spec.ingress", "spec.dns"}),
+    "Network": frozenset({"spec.dns"}),
     "VM": frozenset(
         {
             "spec.disks",
@@ -45,7 +45,7 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("Network", "spec.mode"): frozenset({"bridged"}),
     ("Network", "spec.security"): frozenset({"medium", "low"}),
-    ("Network", "spec.egress"): frozenset({"internet", "none"}),
+    ("Network", "spec.egress"): frozenset({"internet"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 

@@ -31,6 +31,7 @@ from reconciler.model.addresses import (
     vm_address,
 )
 from reconciler.model.base import SpecModel
+from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
 
@@ -138,14 +139,21 @@ class TenantSpec(SpecModel):
 
 
 class NetworkSpec(SpecModel):
-    """One /64 of a tenant; the VMs in it reach each other and nobody else."""
+    """One /64 of a tenant; the VMs in it reach each other, and others only by rules."""
 
     prefix: Prefix6 | Auto = Field(
         default="auto", description="a /64 inside the tenant's prefix, or auto"
     )
     mode: Literal["routed"] = "routed"
     security: Literal["high"] = "high"
-    egress: Literal["tenant"] = "tenant"
+    ingress: tuple[IngressRule, ...] = Field(
+        default=(), max_length=256, description="who else may open traffic to its VMs"
+    )
+    egress: Literal["tenant", "none"] | tuple[EgressRule, ...] = Field(
+        default="tenant",
+        description="where its VMs may open traffic to: all networks of the tenant, nowhere, or a "
+        "list; another tenant is reached only where both sides list each other",
+    )
 
 
 class Boot(SpecModel):

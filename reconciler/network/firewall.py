@@ -30,6 +30,7 @@ _SHAPES: Mapping[str, tuple[int, bool]] = {
     "bound": (3, False),
     "targets": (3, False),
     "members": (2, False),
+    "allow": (4, False),
 }
 
 
@@ -118,8 +119,15 @@ def _parts(key: Any) -> tuple[str, ...]:
     if isinstance(key, dict) and "elem" in key:
         key = key["elem"]["val"]
     if isinstance(key, dict):
-        return tuple(str(part) for part in key["concat"])
+        return tuple(_part(part) for part in key["concat"])
     return (str(key),)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, dict) and "range" in part:
+        low, high = part["range"]
+        return f"{low}-{high}"
+    return str(part)
 
 
 def as_state(listing: Listing) -> FirewallState:

@@ -20,6 +20,7 @@ from reconciler.model.addresses import (
 )
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
+from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import Network, Quota, Vm
 from reconciler.planning.findings import Finding, PathPart
@@ -48,6 +49,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *_quotas(fleet),
         *_hosts(fleet),
         *check_renames(fleet),
+        *_rules(fleet),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 
@@ -74,6 +76,26 @@ def _price_plans(fleet: Fleet) -> Iterator[Finding]:
             if plan not in fleet.price_plans:
                 path = ("spec", "pricePlan")
                 yield _unknown(tenant.address, path, plan, list(fleet.price_plans))
+
+
+def _rules(fleet: Fleet) -> Iterator[Finding]:
+    """Peers of rules that are declared nowhere, and rules that can let nothing through."""
+    known = [*fleet.tenants, *fleet.networks]
+    for network in fleet.networks.values():
+        egress = network.spec.egress if isinstance(network.spec.egress, tuple) else ()
+        sides: dict[str, tuple[IngressRule | EgressRule, ...]] = {
+            "ingress": network.spec.ingress,
+            "egress": egress,
+        }
+        for side, rules in sides.items():
+            for index, rule in enumerate(rules):
+                path = ("spec", side, index, "from" if side == "ingress" else "to")
+                peer = ResourceAddress(rule.peer)
+                if peer not in known:
+                    yield _unknown(network.address, path, peer, known)
+                elif peer == network.address:
+                    message = f"{peer} is this network itself, and inside it all is open"
+                    yield Finding(network.address, path, message, severity="warning")
 
 
 def _unknown(

@@ -6,11 +6,13 @@ whoever wants to look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from reconciler.errors import RefusedError
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
-from reconciler.model.firewall import Element, elements_of
+from reconciler.model.firewall import ALLOW, Element, elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan
@@ -23,10 +25,12 @@ from reconciler.planning.compare_host import (
     remove_orphans,
     tear_down_host,
 )
+from reconciler.planning.compare_policy import compare_policy
 from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
 from reconciler.planning.holds import active_holds, holds_everything, is_only_reported
+from reconciler.planning.policy import Specs
 from reconciler.planning.prints import fingerprint, plan_id
 from reconciler.planning.recorded import recorded_ports, recorded_vm
 from reconciler.planning.renames import renamed
@@ -92,22 +96,43 @@ def _compare(
     how: tuple[Scope, tuple[Hold, ...]],
 ) -> None:
     scope, holds = how
+    host = host_of(fleet)
     held = frozenset(hold.address for hold in holds)
     vms = [vm for vm in fleet.vms.values() if not _is_held(vm.address, held)]
     draft.wanted_elements = elements_of(port for vm in vms for port in vm.ports)
     _compare_gone(draft, inputs, network, fleet, (scope, held))
     if not scope.destroy:
-        compare_host(draft, inputs, network, host_of(fleet))
+        compare_host(draft, inputs, network, host)
     for record in fleet.records.values():
         if inputs.selected(record.address) and not _is_held(record.address, held):
             _compare_record(_part(draft, fleet, record.address, scope), inputs, record)
     for vm in vms:
         if inputs.selected(vm.address):
             compare_vm(_part(draft, fleet, vm.address, scope), inputs, network, vm)
+    compare_policy(draft, inputs, network, _recorded_after(draft, inputs, fleet, held), host)
     if not scope.is_partial:
         _sweep(draft, inputs, network, fleet)
         if scope.destroy and not (draft.blocked or draft.refused):
             tear_down_host(draft, inputs, network)
+
+
+def _recorded_after(
+    draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: frozenset[ResourceAddress]
+) -> Specs:
+    """The specs that will be on record: desired where this plan acts, else as they are."""
+    untouched = {address for address, _ in (*draft.blocked, *draft.refused)}
+    untouched |= {change.resource for change in draft.reported}
+    gone = {change.resource for change in draft.changes if change.action == "delete"}
+    specs = {a: entry.spec for a, entry in inputs.ledger.managed.items() if a not in gone}
+    desired: dict[ResourceAddress, Mapping[str, Any]] = {
+        **{address: record.spec for address, record in fleet.records.items()},
+        **{address: vm.spec for address, vm in fleet.vms.items()},
+    }
+    for address, spec in desired.items():
+        acted = inputs.selected(address) and not _is_held(address, held)
+        if acted and address not in untouched:
+            specs[address] = spec
+    return specs
 
 
 def _part(draft: Draft, fleet: ResolvedFleet, address: ResourceAddress, scope: Scope) -> Draft:
@@ -167,7 +192,9 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
             ports.extend(recorded_ports(managed))
     taps = frozenset(port.tap for port in ports) | spared
     elements: frozenset[Element] = elements_of(ports) | frozenset(
-        element for element in network.firewall.elements if spared.intersection(element.key)
+        element
+        for element in network.firewall.elements
+        if element.container == ALLOW or spared.intersection(element.key)
     )
     remove_orphans(draft, inputs, network, (taps, elements), host)
 

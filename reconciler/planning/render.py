@@ -25,6 +25,7 @@ from reconciler.model.times import rfc3339
 from reconciler.planning.canonical import to_plain
 from reconciler.planning.consequences import specs_after
 from reconciler.planning.cost import cost_delta, cost_document
+from reconciler.planning.reach import reach_delta, reach_document
 
 _SECURITY_TEXT = {
     SetSysctls: "host sysctls are set",
@@ -94,6 +95,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
             for retry in plan.waiting
         ],
         "cost": cost_document(cost_delta(plan.recorded, specs_after(plan), now_s=plan.now_s)),
+        "reachability": reach_document(reach_delta(plan.recorded, specs_after(plan))),
         "security": security_changes(plan),
         "warnings": list(plan.warnings),
     }

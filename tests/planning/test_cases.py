@@ -56,6 +56,8 @@ def drift(world: World, entry: dict[str, Any]) -> None:
         case "elements-deleted":
             tap = world.tap_of(entry["vm"])
             world.elements = {e for e in world.elements if tap not in e.key}
+        case "allow-deleted":
+            world.elements = {e for e in world.elements if e.container != "allow"}
         case "network-unknown":
             world.network_problem = entry["why"]
         case "forwarding-off":

@@ -1,0 +1,68 @@
+"""Who may reach whom, as operators write it: the ingress and egress rules of a Network."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from reconciler.model.base import SpecModel
+
+Protocol = Literal["any", "tcp", "udp", "icmpv6"]
+FIRST_PORT, LAST_PORT = 0, 65535
+_PORTS = re.compile(r"^(\d{1,5})-(\d{1,5})$")
+_PEER = r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$"
+
+
+def _port_range(value: object) -> object:
+    """A port, or ``8000-8010``; what is written is what is recorded."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        low = high = value
+    elif isinstance(value, str) and (match := _PORTS.match(value)):
+        low, high = int(match[1]), int(match[2])
+    else:
+        raise PydanticCustomError("ports", "write a port like 443, or a range like 8000-8010")
+    if not 1 <= low <= high <= LAST_PORT:
+        raise PydanticCustomError("ports", "ports go from 1 to 65535, the lower one first")
+    return value
+
+
+Ports = Annotated[int | str, BeforeValidator(_port_range)]
+Peer = Annotated[
+    str, Field(pattern=_PEER, description="network/TENANT/NAME, or tenant/NAME for all of its")
+]
+
+
+class _Rule(SpecModel):
+    protocol: Protocol = "any"
+    ports: tuple[Ports, ...] = Field(
+        default=(), max_length=64, description="destination ports of tcp or udp; none means all"
+    )
+
+    @model_validator(mode="after")
+    def _ports_need_a_protocol(self) -> Any:
+        if self.ports and self.protocol not in {"tcp", "udp"}:
+            raise ValueError("ports go with protocol tcp or udp")
+        return self
+
+
+class IngressRule(_Rule):
+    """Traffic from a peer that may come in, where the peer's egress lets it out."""
+
+    peer: Peer = Field(alias="from")
+
+
+class EgressRule(_Rule):
+    """Traffic that may go out to a peer, where the peer's ingress lets it in."""
+
+    peer: Peer = Field(alias="to")
+
+
+def span(ports: int | str) -> tuple[int, int]:
+    """First and last port of one entry."""
+    if isinstance(ports, int):
+        return ports, ports
+    low, _, high = ports.partition("-")
+    return int(low), int(high)

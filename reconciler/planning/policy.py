@@ -1,0 +1,175 @@
+"""What the rules of all networks together allow: the one answer that the kernel's entries, the
+reachability matrix and its changes are made from.
+
+Pure. Works on recorded specs (what `Managed.spec` and `Registration.spec` hold). Traffic from
+one network to another is allowed where the ingress rules of the one and the egress of the
+other agree; inside a network all is open.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
+from reconciler.model.policy import FIRST_PORT, LAST_PORT, span
+
+Specs = Mapping[ResourceAddress, Mapping[str, Any]]
+Span = tuple[int, int]
+WHOLE: Span = (FIRST_PORT, LAST_PORT)
+PROTOCOLS = ("tcp", "udp", "icmpv6", "other")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Allowed:
+    """``source`` may open traffic to ``target``: ``protocol`` (any, tcp, udp, icmpv6) and
+    destination ports ``low`` to ``high``.
+    """
+
+    source: ResourceAddress
+    target: ResourceAddress
+    protocol: str
+    low: int
+    high: int
+
+    @property
+    def ports(self) -> str:
+        """``443``, ``8000-8010``, empty for all."""
+        if (self.low, self.high) == WHOLE:
+            return ""
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+# Destination ports per protocol, each list of spans merged and in order.
+Ranges = Mapping[str, tuple[Span, ...]]
+
+
+def allowed_between(specs: Specs) -> tuple[Allowed, ...]:
+    """Everything allowed between different networks, merged and in order."""
+    networks = [address for address in specs if kind_of(address) == "network"]
+    by_tenant: dict[str, list[ResourceAddress]] = defaultdict(list)
+    for address in networks:
+        by_tenant[tenant_of(address)].append(address)
+    found: list[Allowed] = []
+    for target in networks:
+        let_in = _let_in(specs[target], by_tenant, specs)
+        for source in sorted(let_in.keys() - {target}):
+            ranges = intersection(let_in[source], _let_out(specs[source], source, target))
+            found.extend(as_allowed(source, target, ranges))
+    return tuple(sorted(found))
+
+
+def _let_in(
+    spec: Mapping[str, Any], by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
+) -> dict[ResourceAddress, Ranges]:
+    """What a network lets in, by source network."""
+    rules: dict[ResourceAddress, list[Mapping[str, Any]]] = defaultdict(list)
+    for rule in spec.get("ingress") or ():
+        for source in _networks_of(rule["from"], by_tenant, specs):
+            rules[source].append(rule)
+    return {source: _ranges(entries) for source, entries in rules.items()}
+
+
+def _networks_of(
+    peer: str, by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
+) -> Iterable[ResourceAddress]:
+    if kind_of(ResourceAddress(peer)) == "tenant":
+        return by_tenant.get(tenant_of(ResourceAddress(peer)), ())
+    return (ResourceAddress(peer),) if peer in specs else ()
+
+
+def _let_out(spec: Mapping[str, Any], source: ResourceAddress, target: ResourceAddress) -> Ranges:
+    """What a network lets out towards another; to other tenants only what is listed."""
+    egress = spec.get("egress", "tenant")
+    if isinstance(egress, str):
+        inside = egress == "tenant" and tenant_of(source) == tenant_of(target)
+        return dict.fromkeys(PROTOCOLS, (WHOLE,)) if inside else {}
+    tenant = f"tenant/{tenant_of(target)}"
+    return _ranges(rule for rule in egress if rule["to"] in {target, tenant})
+
+
+def _ranges(rules: Iterable[Mapping[str, Any]]) -> Ranges:
+    found: dict[str, list[Span]] = defaultdict(list)
+    for rule in rules:
+        protocol = rule.get("protocol", "any")
+        spans = [span(ports) for ports in rule.get("ports") or ()] or [WHOLE]
+        for name in PROTOCOLS if protocol == "any" else (protocol,):
+            found[name].extend(spans)
+    return {name: merged(spans) for name, spans in found.items()}
+
+
+def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The same ports in as few spans as possible, in order."""
+    result: list[Span] = []
+    for low, high in sorted(spans):
+        if result and low <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(result[-1][1], high))
+        else:
+            result.append((low, high))
+    return tuple(result)
+
+
+def intersection(one: Ranges, other: Ranges) -> Ranges:
+    """Ports in both."""
+    found = {}
+    for name in one.keys() & other.keys():
+        pairs = ((a, b) for a in one[name] for b in other[name])
+        common = merged((max(a[0], b[0]), min(a[1], b[1])) for a, b in pairs if _meet(a, b))
+        if common:
+            found[name] = common
+    return found
+
+
+def _meet(one: Span, other: Span) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def difference(one: Ranges, other: Ranges) -> Ranges:
+    """Ports in ``one`` and not in ``other``."""
+    found = {}
+    for name, spans in one.items():
+        left = list(spans)
+        for low, high in other.get(name, ()):
+            left = [piece for entry in left for piece in _without(entry, (low, high))]
+        if left:
+            found[name] = merged(left)
+    return found
+
+
+def _without(entry: Span, cut: Span) -> Iterator[Span]:
+    if not _meet(entry, cut):
+        yield entry
+        return
+    if entry[0] < cut[0]:
+        yield entry[0], cut[0] - 1
+    if cut[1] < entry[1]:
+        yield cut[1] + 1, entry[1]
+
+
+def as_allowed(
+    source: ResourceAddress, target: ResourceAddress, ranges: Ranges
+) -> Iterator[Allowed]:
+    """Ranges as entries; what holds for every protocol is said once, as any."""
+    if all(ranges.get(name) == (WHOLE,) for name in PROTOCOLS):
+        yield Allowed(source, target, "any", *WHOLE)
+        return
+    for name, spans in ranges.items():
+        for low, high in spans:
+            yield Allowed(source, target, name, low, high)
+
+
+def ranges_by_pair(
+    entries: Iterable[Allowed],
+) -> dict[tuple[ResourceAddress, ResourceAddress], Ranges]:
+    """The inverse: ports per protocol for every pair of networks."""
+    found: dict[tuple[ResourceAddress, ResourceAddress], dict[str, list[Span]]] = {}
+    for entry in entries:
+        pair = found.setdefault((entry.source, entry.target), defaultdict(list))
+        for name in PROTOCOLS if entry.protocol == "any" else (entry.protocol,):
+            pair[name].append((entry.low, entry.high))
+    return {
+        pair: {name: merged(spans) for name, spans in ranges.items()}
+        for pair, ranges in found.items()
+    }

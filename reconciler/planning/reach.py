@@ -1,0 +1,147 @@
+"""Who can reach whom: the matrix, what a plan changes of it, and a witness packet for each.
+
+Pure; from the same rules that the kernel's entries are made from (``planning.policy``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_of
+from reconciler.planning.policy import (
+    WHOLE,
+    Allowed,
+    Specs,
+    allowed_between,
+    as_allowed,
+    difference,
+    ranges_by_pair,
+)
+
+Turn = Literal["reachable", "unreachable"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class End:
+    """One end of a witness packet: a VM and its address in the network."""
+
+    vm: ResourceAddress
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A packet that shows whether a pair is reachable: ``port`` is its destination port."""
+
+    source: End
+    target: End
+    protocol: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReachChange:
+    """Traffic that becomes possible or impossible. ``witness`` None: a side has no VM."""
+
+    entry: Allowed
+    change: Turn
+    witness: Witness | None
+
+
+def reach(specs: Specs) -> tuple[Allowed, ...]:
+    """The matrix: every network with itself, and what the rules allow between networks."""
+    inside = [
+        Allowed(address, address, "any", *WHOLE)
+        for address in specs
+        if kind_of(address) == "network"
+    ]
+    return tuple(sorted([*inside, *allowed_between(specs)]))
+
+
+def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
+    """What becomes reachable or unreachable between networks, as few entries as possible.
+
+    A network's reach of itself comes and goes with the network, and is not told.
+    """
+    old = ranges_by_pair(allowed_between(before))
+    new = ranges_by_pair(allowed_between(after))
+    ends_before, ends_after = ends_by_network(before), ends_by_network(after)
+    found: list[ReachChange] = []
+    for pair in sorted(old.keys() | new.keys()):
+        gone = difference(old.get(pair, {}), new.get(pair, {}))
+        come = difference(new.get(pair, {}), old.get(pair, {}))
+        found += [
+            ReachChange(entry, "unreachable", witness(entry, ends_before))
+            for entry in sorted(as_allowed(*pair, gone))
+        ]
+        found += [
+            ReachChange(entry, "reachable", witness(entry, ends_after))
+            for entry in sorted(as_allowed(*pair, come))
+        ]
+    return tuple(found)
+
+
+def ends_by_network(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:
+    """The VMs of every network with their addresses there, in order."""
+    found: dict[ResourceAddress, list[End]] = defaultdict(list)
+    for address, spec in specs.items():
+        for entry in spec.get("interfaces") or () if kind_of(address) == "vm" else ():
+            network = network_address(tenant_of(address), entry["network"])
+            found[network].extend(End(address, text) for text in entry["addresses"])
+    return {network: tuple(sorted(ends)) for network, ends in found.items()}
+
+
+def witness(entry: Allowed, ends: Mapping[ResourceAddress, tuple[End, ...]]) -> Witness | None:
+    """One packet of this kind between two different VMs, None when a side has none."""
+    for source in ends.get(entry.source, ()):
+        for target in ends.get(entry.target, ()):
+            if source.vm != target.vm:
+                protocol = "tcp" if entry.protocol == "any" else entry.protocol
+                return Witness(source, target, protocol, max(1, entry.low))
+    return None
+
+
+def reach_document(changes: Iterable[ReachChange]) -> list[dict[str, Any]]:
+    """``reachability`` of the plan's JSON."""
+    return [
+        {
+            **allowed_document(change.entry),
+            "change": change.change,
+            "witness": None if change.witness is None else witness_document(change.witness),
+        }
+        for change in changes
+    ]
+
+
+def allowed_document(entry: Allowed) -> dict[str, str]:
+    """One cell; ``ports`` is empty for all."""
+    return {
+        "from": entry.source,
+        "to": entry.target,
+        "protocol": entry.protocol,
+        "ports": entry.ports,
+    }
+
+
+def witness_document(packet: Witness) -> dict[str, Any]:
+    """One witness packet."""
+    return {
+        "fromVm": packet.source.vm,
+        "from": packet.source.address,
+        "toVm": packet.target.vm,
+        "to": packet.target.address,
+        "protocol": packet.protocol,
+        "port": packet.port,
+    }
+
+
+def cells(specs: Specs) -> Iterator[tuple[ResourceAddress, ResourceAddress]]:
+    """Every ordered pair of networks that both have VMs: what `verify` tries."""
+    ends = ends_by_network(specs)
+    networks = sorted(network for network in ends if network in specs)
+    for source in networks:
+        for target in networks:
+            yield source, target
