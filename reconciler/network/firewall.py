@@ -17,7 +17,7 @@ from typing import Any
 
 from reconciler import commands, resources
 from reconciler.errors import MetaldError, UnknownStateError
-from reconciler.model.firewall import FAMILY, TABLE, Element
+from reconciler.model.firewall import ALLOW, FAMILY, TABLE, Element
 from reconciler.model.observed import FirewallState
 
 _LISTED = frozenset({0, 1})
@@ -188,13 +188,23 @@ def _element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
     """``add element …`` lines, one per container, in a fixed order."""
     by_container: dict[str, list[str]] = defaultdict(list)
     for element in sorted(elements):
-        key = " . ".join(_quoted(part, index) for index, part in enumerate(element.key))
+        key = " . ".join(_quoted(part, index) for index, part in enumerate(_spelled(element)))
         value = f" : {element.value}" if element.value and verb == "add" else ""
         by_container[element.container].append(key + value)
     return [
         f"{verb} element {FAMILY} {TABLE} {container} {{ {', '.join(texts)} }}"
         for container, texts in by_container.items()
     ]
+
+
+def _spelled(element: Element) -> tuple[str, ...]:
+    """The key as nft must read it. A single port goes as a range: without its end, the kernel
+    adds such an element of an interval set, and then does not find it to delete it.
+    """
+    last = element.key[-1]
+    if element.container != ALLOW or "-" in last:
+        return element.key
+    return (*element.key[:-1], f"{last}-{last}")
 
 
 def _quoted(part: str, index: int) -> str:

@@ -1,0 +1,127 @@
+"""Rules between networks against an oracle that asks port by port, and what plans make of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reconciler.model.addresses import ResourceAddress, tenant_of
+from reconciler.planning.policy import PROTOCOLS, allowed_between
+from reconciler.planning.reach import reach, reach_delta
+
+NETWORKS = tuple(
+    ResourceAddress(f"network/{tenant}/{name}") for tenant in ("acme", "globex") for name in "ab"
+)
+PEERS = (*NETWORKS, "tenant/acme", "tenant/globex")
+# Few ports, so that spans touch, overlap and miss each other often.
+LOWEST, HIGHEST = 1, 12
+Specs = dict[ResourceAddress, dict[str, Any]]
+
+
+@st.composite
+def rules(draw: st.DrawFn, side: str) -> dict[str, Any]:
+    protocol = draw(st.sampled_from(["any", "tcp", "udp", "icmpv6"]))
+    ports: list[int | str] = []
+    if protocol in {"tcp", "udp"}:
+        for _ in range(draw(st.integers(0, 3))):
+            low = draw(st.integers(LOWEST, HIGHEST))
+            high = draw(st.integers(low, HIGHEST))
+            ports.append(low if low == high else f"{low}-{high}")
+    return {side: draw(st.sampled_from(PEERS)), "protocol": protocol, "ports": ports}
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> Specs:
+    specs: Specs = {}
+    for number, address in enumerate(draw(st.sets(st.sampled_from(NETWORKS), min_size=1))):
+        egress = draw(
+            st.one_of(st.sampled_from(["tenant", "none"]), st.lists(rules("to"), max_size=3))
+        )
+        ingress = draw(st.lists(rules("from"), max_size=3))
+        specs[address] = {"zone": number + 1, "egress": egress, "ingress": ingress}
+        tenant, name = address.split("/")[1:]
+        specs[ResourceAddress(f"vm/{tenant}/{name}")] = {
+            "interfaces": [{"network": name, "addresses": [f"fd00:{number}::1"]}]
+        }
+    return specs
+
+
+def matches(rule: dict[str, Any], side: str, peer: str, protocol: str, port: int) -> bool:
+    if rule[side] not in {peer, f"tenant/{tenant_of(ResourceAddress(peer))}"}:
+        return False
+    if rule["protocol"] not in {"any", protocol}:
+        return False
+    spans = [str(entry).partition("-") for entry in rule["ports"]]
+    return not spans or any(int(a) <= port <= int(b or a) for a, _, b in spans)
+
+
+def may(specs: Specs, source: str, target: str, protocol: str, port: int) -> bool:
+    """The rules as the documentation says them, for one packet."""
+    if source == target:
+        return True
+    ingress = specs[ResourceAddress(target)]["ingress"]
+    if not any(matches(rule, "from", source, protocol, port) for rule in ingress):
+        return False
+    egress = specs[ResourceAddress(source)]["egress"]
+    if isinstance(egress, str):
+        return egress == "tenant" and source.split("/")[1] == target.split("/")[1]
+    return any(matches(rule, "to", target, protocol, port) for rule in egress)
+
+
+def table(specs: Specs) -> set[tuple[str, str, str, int]]:
+    networks = [address for address in specs if address.startswith("network/")]
+    return {
+        (source, target, protocol, port)
+        for source in networks
+        for target in networks
+        for protocol in PROTOCOLS
+        for port in range(LOWEST, HIGHEST + 2)
+        if may(specs, source, target, protocol, port)
+    }
+
+
+def spelled_out(entries: Any) -> list[tuple[str, str, str, int]]:
+    return [
+        (entry.source, entry.target, protocol, port)
+        for entry in entries
+        for protocol in (PROTOCOLS if entry.protocol == "any" else (entry.protocol,))
+        for port in range(LOWEST, HIGHEST + 2)
+        if entry.low <= port <= entry.high
+    ]
+
+
+@given(fleets())
+def test_the_matrix_is_what_the_rules_say_packet_by_packet(specs: Specs) -> None:
+    found = spelled_out(reach(specs))
+    assert set(found) == table(specs)
+    assert len(found) == len(set(found)), "no two entries overlap: the kernel takes none that do"
+
+
+@given(fleets(), fleets())
+def test_a_change_tells_exactly_what_differs(before: Specs, after: Specs) -> None:
+    changes = reach_delta(before, after)
+    opened = spelled_out(c.entry for c in changes if c.change == "reachable")
+    closed = spelled_out(c.entry for c in changes if c.change == "unreachable")
+    between = {cell for cell in table(before) if cell[0] != cell[1]}
+    between_after = {cell for cell in table(after) if cell[0] != cell[1]}
+    assert sorted(opened) == sorted(between_after - between)
+    assert sorted(closed) == sorted(between - between_after)
+
+
+@given(fleets(), fleets())
+def test_every_witness_tells_the_two_sides_apart(before: Specs, after: Specs) -> None:
+    for change in reach_delta(before, after):
+        packet = change.witness
+        assert packet is not None, "every network here has a VM"
+        cell = (change.entry.source, change.entry.target, packet.protocol, packet.port)
+        specs = after if change.change == "reachable" else before
+        assert may(specs, *cell)
+        assert packet.source.vm != packet.target.vm
+
+
+@given(fleets())
+def test_nothing_changes_against_itself(specs: Specs) -> None:
+    assert reach_delta(specs, specs) == ()
+    assert allowed_between(specs) == allowed_between(dict(reversed(specs.items())))
