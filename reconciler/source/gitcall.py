@@ -23,8 +23,9 @@ _INHERITED = re.compile(r"^GIT_(SSL_.*|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)|TRACE.*)$
 _SETTINGS = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.quotePath=false",
     "submodule.recurse=false", "fetch.recurseSubmodules=false", "core.symlinks=true",
-    # Large files stay the pointers that were committed; nothing is fetched while exporting.
-    "filter.lfs.smudge=", "filter.lfs.process=", "filter.lfs.required=false",
+    # Large files stay the pointers that were committed, nothing is fetched while exporting: with
+    # an empty process, which comes before smudge, a filter does nothing.
+    "filter.lfs.process=", "filter.lfs.required=false",
 )  # fmt: skip
 # timeout(1): 124 after the terminating signal, 137 after the killing one.
 _LATE = frozenset({124, 137})
