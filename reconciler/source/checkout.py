@@ -2,7 +2,8 @@
 
 An export is trusted within the boot that wrote it: after a power cut a renamed folder may hold
 files whose content never reached the disk, and an empty spec would read as something deleted.
-The one caller is ``git``, which holds the lock of the cache.
+A new commit costs what changed in it: the rest is linked from the newest export, which nobody
+writes to. The one caller is ``git``, which holds the lock of the cache.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from reconciler.commands import require, run
 from reconciler.errors import MetaldError
 from reconciler.files import write_atomic
 from reconciler.source.gitcall import Call, Git
@@ -22,12 +24,22 @@ EXPORTS_KEPT = 5
 _EXPORT = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SCRATCH = ".export-"
+_MAYBE = frozenset({0, 1})
+# A link to a file changes the ctime of its inode, and nothing else of it.
+_CTIME_MAY_DIFFER = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.trustctime",
+    "GIT_CONFIG_VALUE_0": "false",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """What to export: the tree's hash, its folder in the repository, and the one file wanted."""
+class Part:
+    """The specs of one commit: hash of the commit and of their tree, the tree's folder in the
+    repository (empty for its top), the one file wanted of it (empty for all).
+    """
 
+    commit: str
     tree: str
     folder: str
     file: str
@@ -42,18 +54,18 @@ class Exports:
         self._folder = folder
         self._within = within
 
-    def export(self, commit: str) -> Path:
-        """The folder (or file) with the part's content at a commit, written unless it is there.
+    def export(self, part: Part) -> Path:
+        """The folder (or file) with a part's content, written unless it is there.
 
-        Raises MetaldError when the commit lacks the part or a link in it leads outside.
+        Raises MetaldError when a link in it leads outside.
         """
         self._distrust_before_boot()
-        part = self._part(commit)
-        target = self._folder / commit
+        target = self._folder / part.commit
         if not target.is_dir():
             self._write(part, target)
         os.utime(target)
-        self._forget_old()
+        for export in self._newest_first()[EXPORTS_KEPT:]:
+            self._remove(export)
         return target / part.file
 
     def _distrust_before_boot(self) -> None:
@@ -62,11 +74,12 @@ class Exports:
             # The git of a process killed just now may still write there: then the next one does.
             shutil.rmtree(left, ignore_errors=True)
         if not marker.is_file() or marker.read_text() != boot_id:
-            for export in self._all():
+            for export in self._newest_first():
                 self._remove(export)
             write_atomic(marker, boot_id)
 
-    def _part(self, commit: str) -> _Part:
+    def part(self, commit: str) -> Part:
+        """What of a commit is wanted. Raises MetaldError when the commit lacks it."""
         path = PurePosixPath(self._within)
         found = self._look(f"{commit}:{self._within}")
         if found is None:
@@ -76,10 +89,10 @@ class Exports:
             )  # fmt: skip
         kind, tree = found
         if kind == "tree":
-            return _Part(tree, self._within, "")
+            return Part(commit, tree, self._within, "")
         above = "" if path.parent == PurePosixPath() else str(path.parent)
-        return _Part(self._git.call(self._store, "rev-parse", "--verify",
-                     f"{commit}:{above}").stdout.strip(), above, path.name)  # fmt: skip
+        folder = self._git.call(self._store, "rev-parse", "--verify", f"{commit}:{above}")
+        return Part(commit, folder.stdout.strip(), above, path.name)
 
     def _look(self, name: str) -> tuple[str, str] | None:
         """(type, hash) of an object, None when there is none of that name."""
@@ -90,58 +103,85 @@ class Exports:
         kind = self._git.call(self._store, "cat-file", "-t", found.stdout.strip())
         return kind.stdout.strip(), found.stdout.strip()
 
-    def _write(self, part: _Part, target: Path) -> None:
+    def _write(self, part: Part, target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._folder) as scratch:
-            content = Path(scratch, "content")
+            content, index = Path(scratch, "content"), Path(scratch, "index")
             content.mkdir()
-            how = Call(
-                environment={
-                    "GIT_INDEX_FILE": str(Path(scratch, "index")),
-                    "GIT_WORK_TREE": str(content),
-                },
-                cwd=content,
-            )
-            self._git.call(self._store, "read-tree", part.tree, how=how)
-            wanted = ("--", part.file) if part.file else ("--all",)
-            self._git.call(self._store, "checkout-index", "--quiet", *wanted, how=how)
+            files = {"GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(content)}
+            how = Call(environment=files, cwd=content)
+            if part.file or not self._write_changes(part, content, index):
+                self._git.call(self._store, "read-tree", part.tree, how=how)
+                wanted = ("--", part.file) if part.file else ("--index", "--all")
+                self._git.call(self._store, "checkout-index", "--quiet", *wanted, how=how)
             _refuse_links_outside(content, shown=self._git.shown)
             content.rename(target)
+            index.rename(_index_of(target))
 
-    def _all(self) -> list[Path]:
-        return [entry for entry in self._folder.iterdir() if _EXPORT.match(entry.name)]
+    def _write_changes(self, part: Part, content: Path, index: Path) -> bool:
+        """Fill ``content`` from the newest export; False when that cannot be done."""
+        base = next(iter(self._newest_first()), None)
+        if base is None or not _index_of(base).is_file():
+            return False
+        # With its time: git reads again what changed as late as the index was written.
+        shutil.copy2(_index_of(base), index)
+        files = {"GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(content)}
+        how = Call(environment={**files, **_CTIME_MAY_DIFFER}, cwd=content)
+        changed = self._git.call(self._store, "diff-index", "--cached", "--name-only", "-z",
+                                 part.tree, how=how).stdout.split("\0")  # fmt: skip
+        if any(PurePosixPath(name).name == ".gitattributes" for name in changed):
+            index.unlink()  # They say how other files are written, changed or not.
+            return False
+        run([require("cp", package="coreutils"), "--archive", "--link", f"{base}/.", str(content)])
+        self._git.call(self._store, "read-tree", "--reset", "-u", part.tree, how=how)
+        return True
 
-    def _forget_old(self) -> None:
-        newest_first = sorted(self._all(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for export in newest_first[EXPORTS_KEPT:]:
-            self._remove(export)
+    def _newest_first(self) -> list[Path]:
+        exports = [entry for entry in self._folder.iterdir() if _EXPORT.match(entry.name)]
+        return sorted(exports, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
     def _remove(self, export: Path) -> None:
         """Under another name first: half an export must never be taken for one."""
+        _index_of(export).unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._folder) as scratch:
             export.rename(Path(scratch, export.name))
 
-    def differs(self, commit: str, work_tree: Path) -> bool:
+    def differs(self, part: Part, work_tree: Path) -> bool:
         """The part in a work tree is not what the commit has, or has files that git would add.
 
         An index of our own remembers sizes and times, so that unchanged files are not read again.
         """
-        part = self._part(commit)
         index, known = self._folder / "seen.index", self._folder / "seen.tree"
-        how = Call(frozenset({0, 1}), {"GIT_INDEX_FILE": str(index),
-                   "GIT_WORK_TREE": str(work_tree)}, work_tree)  # fmt: skip
-        if not (index.is_file() and known.is_file() and known.read_text() == part.tree):
-            index.unlink(missing_ok=True)
-            prefix = (f"--prefix={part.folder}/",) if part.folder else ()
-            self._git.call(self._store, "read-tree", *prefix, part.tree,
-                           how=Call(environment=how.environment, cwd=work_tree))  # fmt: skip
-            write_atomic(known, part.tree)
-        self._git.call(self._store, "update-index", "-q", "--refresh", how=how)
-        there = self._within or "."
+        files = {"GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(work_tree)}
+        how, maybe = Call(environment=files, cwd=work_tree), Call(_MAYBE, files, work_tree)
+        wanted = f"{part.folder}\n{part.tree}"
+        if not (index.is_file() and known.is_file() and known.read_text() == wanted):
+            known.unlink(missing_ok=True)
+            tree = self._placed(part)
+            self._git.call(self._store, "read-tree", "--reset", tree, how=how)
+            write_atomic(known, wanted)
+        self._git.call(self._store, "update-index", "-q", "--refresh", how=maybe)
+        there = ("--", self._within or ".")
         changed = self._git.call(self._store, "diff-files", "--quiet", "--ignore-submodules",
-                                 "--", there, how=how)  # fmt: skip
-        new = self._git.call(self._store, "ls-files", "--others", "--exclude-standard", "--", there,
-                             how=Call(environment=how.environment, cwd=work_tree))  # fmt: skip
+                                 *there, how=maybe)  # fmt: skip
+        new = self._git.call(self._store, "ls-files", "--others", "--exclude-standard", *there,
+                             how=how)  # fmt: skip
         return bool(changed.code or new.stdout)
+
+    def _placed(self, part: Part) -> str:
+        """A tree with the part alone, at its place in the repository."""
+        if not part.folder:
+            return part.tree
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._folder) as scratch:
+            # read-tree insists on a work tree, though with -i it looks at none.
+            files = {"GIT_INDEX_FILE": str(Path(scratch, "index")), "GIT_WORK_TREE": scratch}
+            how = Call(environment=files, cwd=Path(scratch))
+            self._git.call(self._store, "read-tree", "-i", f"--prefix={part.folder}/", part.tree,
+                           how=how)  # fmt: skip
+            return self._git.call(self._store, "write-tree", "--missing-ok", how=how).stdout.strip()
+
+
+def _index_of(export: Path) -> Path:
+    return export.with_name(f"{export.name}.index")
 
 
 def _refuse_links_outside(content: Path, *, shown: str) -> None:

@@ -131,12 +131,11 @@ class GitSource:
             if self._require_signed:
                 self._repository.verify(found)
             author, committed_at_s, subject = self._repository.facts(found)
-            path = self._exports.export(found)
-            dirty = self._work_tree is not None and self._exports.differs(found, self._work_tree)
+            part = self._exports.part(found)
+            path = self._exports.export(part)
+            dirty = self._work_tree is not None and self._exports.differs(part, self._work_tree)
             self._repository.tidy()
-        return Checkout(
-            path, found, printable(author), committed_at_s, printable(subject), dirty
-        )  # fmt: skip
+        return Checkout(path, found, printable(author), committed_at_s, printable(subject), dirty)
 
 
 def _local(location: str) -> tuple[Path, Path | None]:

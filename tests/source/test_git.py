@@ -388,6 +388,46 @@ def test_exports_are_reused_and_old_ones_go(repo: Repo, cache: Path) -> None:
     assert not list(cache.glob("*/.export-*"))
 
 
+def test_a_new_commit_writes_what_changed_and_nothing_else(repo: Repo, cache: Path) -> None:
+    for name in ("same", "changed", "gone", "to-folder", "from-folder/in"):
+        repo.write(f"specs/{name}.yaml", f"{name}: 1\n")
+    repo.commit_all("Many")
+    source = GitSource(specs_of(repo), cache=cache)
+    before = source.checkout().path
+    repo.write("specs/changed.yaml", "changed: 2\n")
+    repo.git(
+        "rm", "--quiet", "specs/gone.yaml", "specs/to-folder.yaml", "specs/from-folder/in.yaml"
+    )
+    repo.write("specs/to-folder.yaml/in.yaml", "in: 1\n")
+    (repo.top / "specs/from-folder").symlink_to("to-folder.yaml")
+    repo.commit_all("Changes of every kind")
+    after = source.checkout().path
+    fresh = GitSource(specs_of(repo), cache=cache / "fresh").checkout().path
+    assert content_of(after) == content_of(fresh)
+    assert (before / "changed.yaml").read_text() == "changed: 1\n"
+    assert (after / "same.yaml").samefile(before / "same.yaml")
+
+
+def test_attributes_count_for_files_that_did_not_change(repo: Repo, cache: Path) -> None:
+    source = GitSource(specs_of(repo), cache=cache)
+    assert b"\r\n" not in (source.checkout().path / "tenant.yaml").read_bytes()
+    repo.write("specs/.gitattributes", "*.yaml text eol=crlf\n")
+    repo.commit_all("Other line ends")
+    assert b"\r\n" in (source.checkout().path / "tenant.yaml").read_bytes()
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    """By path: a file's text, a link's target."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else text(path)
+        for path in folder.rglob("*")
+    }
+
+
+def text(path: Path) -> str:
+    return path.read_text() if path.is_file() else "a folder"
+
+
 def test_exports_of_an_earlier_boot_are_written_again(repo: Repo, cache: Path) -> None:
     source = GitSource(specs_of(repo), cache=cache)
     path = source.checkout().path
