@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reconciler.errors import MetaldError, RefusedError, UnknownStateError
 from reconciler.source.checkout import EXPORTS_KEPT
@@ -408,6 +412,49 @@ def test_a_new_commit_writes_what_changed_and_nothing_else(repo: Repo, cache: Pa
     assert (after / "same.yaml").samefile(before / "same.yaml")
 
 
+PATHS = st.sampled_from(["a", "a/b", "a/c/d", "e", "e/f", "a.yaml", ".gitattributes"])
+CONTENTS = st.one_of(
+    st.none(),
+    st.sampled_from(["x: 1\n", "x: 2\n", "* text eol=crlf\n", "* -text\n"]),
+    st.sampled_from([Path("a"), Path("a.yaml")]),
+)
+
+
+@settings(max_examples=12)
+@given(st.lists(st.dictionaries(PATHS, CONTENTS, min_size=1), min_size=2, max_size=6))
+def test_any_history_is_exported_as_if_each_commit_were_the_first(
+    history: list[dict[str, str | Path | None]],
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        repo = Repo(Path(scratch, "fleet"))
+        repo.commit("acme")
+        source = GitSource(specs_of(repo), cache=Path(scratch, "cache"))
+        for number, changes in enumerate(history):
+            for name, content in changes.items():
+                put(repo.top / "specs" / name, content)
+            repo.commit_all(str(number))
+            fresh = GitSource(specs_of(repo), cache=Path(scratch, str(number)))
+            assert content_of(source.checkout().path) == content_of(fresh.checkout().path)
+            assert not source.checkout().dirty
+
+
+def put(path: Path, content: str | Path | None) -> None:
+    """Make a path a file, a link or nothing, whatever it and what is above it were before."""
+    for entry in (*reversed(path.parents), path):
+        if entry.is_symlink() or (entry.is_file() and entry != path):
+            entry.unlink()
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if content is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, Path) and path.name != ".gitattributes":
+        path.symlink_to(content)
+    else:
+        path.write_text(str(content))
+
+
 def test_attributes_count_for_files_that_did_not_change(repo: Repo, cache: Path) -> None:
     source = GitSource(specs_of(repo), cache=cache)
     assert b"\r\n" not in (source.checkout().path / "tenant.yaml").read_bytes()
@@ -425,7 +472,7 @@ def content_of(folder: Path) -> dict[str, str]:
 
 
 def text(path: Path) -> str:
-    return path.read_text() if path.is_file() else "a folder"
+    return path.read_bytes().decode() if path.is_file() else "a folder"
 
 
 def test_exports_of_an_earlier_boot_are_written_again(repo: Repo, cache: Path) -> None:
@@ -518,6 +565,17 @@ def test_readers_at_the_same_time_get_what_each_asked_for(repo: Repo, cache: Pat
     with ThreadPoolExecutor(6) as pool:
         for name, commit in pool.map(read, ["a", "b", "c"] * 6):
             assert commit == commits[name]
+
+
+def test_ssh_is_the_users_and_asks_nobody(cache: Path, tmp_path: Path, user_config: Path) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\necho no route >&2\nexit 255\n')
+    ssh.chmod(0o755)
+    user_config.write_text(f"[core]\n\tsshCommand = {ssh} -i deploy-key\n")
+    with pytest.raises(UnknownStateError, match="cannot be fetched: no route"):
+        GitSource("git@fleet.invalid:fleet.git", cache=cache).checkout()
+    asked = (tmp_path / "asked").read_text()
+    assert "-i deploy-key" in asked and "BatchMode=yes" in asked and "fleet.invalid" in asked
 
 
 def test_passwords_and_control_characters_are_not_shown(repo: Repo, cache: Path) -> None:
