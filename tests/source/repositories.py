@@ -48,6 +48,14 @@ class Repo:
         return self.top.as_uri()
 
 
+def specs_of(repo: Repo) -> str:
+    return str(repo.top / "specs")
+
+
+def text_of(path: Path) -> str:
+    return (path / "tenant.yaml").read_text()
+
+
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
     """`git daemon` on loopback for the repositories below a folder; the URL of that folder."""
