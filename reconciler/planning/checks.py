@@ -34,6 +34,7 @@ _REFUSED = {
     "IPv4-mapped": IPv6Network("::ffff:0:0/96"),
     "unspecified": IPv6Network("::/128"),
 }
+_AUTO_LENGTH = 48  # of the prefix that `auto` gives a tenant
 _TENANT_LENGTHS = (48, 56)
 _NETWORK_LENGTH = 64
 
@@ -119,7 +120,15 @@ def _prefixes(fleet: Fleet) -> Iterator[Finding]:
             yield from _network_prefix(fleet, network, network.spec.prefix)
     for host in fleet.hosts.values():
         if host.spec.prefix_pool is not None:
-            yield from _usable(host.address, host.spec.prefix_pool, ("spec", "prefixPool"))
+            yield from _pool(host.address, host.spec.prefix_pool)
+
+
+def _pool(host: ResourceAddress, pool: IPv6Network) -> Iterator[Finding]:
+    path = ("spec", "prefixPool")
+    yield from _usable(host, pool, path)
+    if pool.prefixlen > _AUTO_LENGTH:
+        message = f"{pool} has no room for a tenant's /{_AUTO_LENGTH}"
+        yield Finding(host, path, message, f"give it a /{_AUTO_LENGTH} or wider")
 
 
 def _network_prefix(fleet: Fleet, network: Network, prefix: IPv6Network) -> Iterator[Finding]:
@@ -141,13 +150,20 @@ def _network_prefix(fleet: Fleet, network: Network, prefix: IPv6Network) -> Iter
 def _usable(
     resource: ResourceAddress, prefix: IPv6Network, path: tuple[PathPart, ...] = ("spec", "prefix")
 ) -> Iterator[Finding]:
-    for name, refused in _REFUSED.items():
-        if prefix.overlaps(refused):
-            yield Finding(resource, path, f"{prefix} is {name} address space")
-            return
-    if prefix.overlaps(_DOCUMENTATION):
+    refused = _refused(prefix)
+    if refused:
+        yield Finding(resource, path, f"{prefix} is {refused}")
+    elif prefix.overlaps(_DOCUMENTATION):
         message = f"{prefix} is documentation space, never routed (RFC 3849)"
         yield Finding(resource, path, message, severity="warning")
+
+
+def _refused(prefix: IPv6Network) -> str:
+    """What address space that no guest can use (RFC 4291, 2.4) a prefix reaches into, or ""."""
+    for name, space in _REFUSED.items():
+        if prefix.overlaps(space):
+            return f"{name} address space"
+    return ""
 
 
 def _overlaps(fleet: Fleet) -> Iterator[Finding]:
@@ -176,6 +192,11 @@ def _static_addresses(fleet: Fleet) -> Iterator[Finding]:
             if address == "auto":
                 continue
             path = ("spec", "interfaces", index, "address")
+            refused = _refused(IPv6Network(address))
+            if refused:
+                yield Finding(
+                    vm.address, path, f"{address} is {refused}", "choose another, or auto"
+                )
             network = fleet.networks.get(network_address(vm.metadata.tenant, interface.network))
             prefix = network.spec.prefix if network else "auto"
             if isinstance(prefix, IPv6Network) and address not in prefix:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from ipaddress import IPv6Network
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.model.fleet import Fleet
-from reconciler.model.specs import AnyDocument, Network, Tenant, Vm
+from reconciler.model.specs import AnyDocument, Host, Network, Tenant, Vm
 from reconciler.planning.checks import check
 from reconciler.planning.findings import Finding
 
@@ -109,6 +110,42 @@ def test_static_addresses_are_held_once(addresses: list[str]) -> None:
     assert len(findings(fleet, "already")) == len(addresses) - len(set(addresses))
     reserved = [a for a in addresses if int(a.rsplit(":", 1)[1], 16) in {0, 1, 2, 16, 17, 18}]
     assert len(findings(fleet, "reserved")) == len(reserved)
+
+
+@pytest.mark.parametrize(
+    ("address", "space"),
+    [
+        ("fe80::5", "link-local"),
+        ("ff02::5", "multicast"),
+        ("::1", "loopback"),
+        ("::ffff:192.0.2.7", "IPv4-mapped"),
+        ("::", "unspecified"),
+        ("fd20::5", ""),
+    ],
+)
+def test_an_address_no_guest_can_use_is_told(address: str, space: str) -> None:
+    fleet: list[AnyDocument] = [
+        tenant("acme"),
+        network("front", "acme"),
+        vm("v", "acme", interfaces=[{"network": "front", "address": address}]),
+    ]
+    found = findings(fleet, "address space")
+    assert [entry.message.split(" is ")[1] for entry in found] == (
+        [f"{space} address space"] if space else []
+    )
+
+
+@given(st.integers(8, 64))
+def test_a_pool_holds_at_least_one_tenant(length: int) -> None:
+    host = Host.model_validate(
+        {
+            "apiVersion": "metald/v1",
+            "kind": "Host",
+            "metadata": {"name": "local"},
+            "spec": {"prefixPool": f"fd00::/{length}"},
+        }
+    )
+    assert bool(findings([host], "no room")) == (length > 48)
 
 
 @given(
