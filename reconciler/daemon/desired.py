@@ -12,8 +12,10 @@ from typing import Any
 
 from reconciler.errors import MetaldError
 from reconciler.planning.render import SourceInfo
+from reconciler.source.content import Cache
+from reconciler.source.fallback import load_with_fallback
 from reconciler.source.git import GitSource, is_remote, is_repository
-from reconciler.source.tree import Loaded, load, load_with_fallback
+from reconciler.source.tree import Loaded, load
 
 GIT_DEADLINE_S = 60.0
 
@@ -68,11 +70,15 @@ class Tree:
 
 
 class Source:
-    """One location as one process reads it. ``cache``: where repositories are kept."""
+    """One location as one process reads it, from one thread at a time.
+
+    ``cache``: where repositories are kept. Files that stay the same are parsed once.
+    """
 
     def __init__(self, location: Location, cache: Path) -> None:
         self.location = location
         self._git = _git_source(location, cache)
+        self._parsed = Cache()
 
     @property
     def is_git(self) -> bool:
@@ -97,14 +103,14 @@ class Source:
     def load(self) -> tuple[Loaded, SourceInfo]:
         """Everything or nothing. Raises SpecError with every problem of the tree."""
         tree = self.tree()
-        loaded = load(tree.path)
+        loaded = load(tree.path, self._parsed)
         loaded.require()
         return loaded, tree.info
 
     def load_with_fallback(self, last_good: Mapping[str, str]) -> tuple[Loaded, SourceInfo]:
         """What is good of it, and for broken files what was last good."""
         tree = self.tree()
-        return load_with_fallback(tree.path, last_good), tree.info
+        return load_with_fallback(tree.path, last_good, self._parsed), tree.info
 
 
 def _git_source(location: Location, cache: Path) -> GitSource | None:

@@ -14,23 +14,6 @@ _D = TypeVar("_D", Tenant, Network, Vm, Image, Host, PricePlan)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a document was written: file as shown to people, index in the file, first line."""
-
-    file: str
-    index: int
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class Declared:
-    """One document with its origin."""
-
-    document: AnyDocument
-    origin: Origin
-
-
-@dataclass(frozen=True, slots=True)
 class Fleet:
     """All documents of a source, keyed by address, in address order.
 
@@ -56,7 +39,7 @@ class Fleet:
         documents: Iterable[AnyDocument], *, frozen_tenants: frozenset[str] = frozenset()
     ) -> Fleet:
         """Group documents by kind; the caller has made sure that addresses are unique."""
-        ordered = sorted(documents, key=lambda document: document.address)
+        ordered = sorted(((d.address, d) for d in documents), key=lambda entry: entry[0])
         return Fleet(
             tenants=_only(ordered, Tenant),
             networks=_only(ordered, Network),
@@ -68,5 +51,7 @@ class Fleet:
         )
 
 
-def _only(documents: Iterable[AnyDocument], kind: type[_D]) -> Mapping[ResourceAddress, _D]:
-    return MappingProxyType({d.address: d for d in documents if isinstance(d, kind)})
+def _only(
+    documents: Iterable[tuple[ResourceAddress, AnyDocument]], kind: type[_D]
+) -> Mapping[ResourceAddress, _D]:
+    return MappingProxyType({address: d for address, d in documents if isinstance(d, kind)})

@@ -1,14 +1,20 @@
-"""Plain data to documents: pydantic's findings in an operator's words, with positions."""
+"""Plain data to documents: pydantic's findings in an operator's words, with positions.
+
+Called by ``content``. Names no file: equal content is checked once, wherever it lies.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from reconciler.errors import Problem
+from reconciler.model.addresses import ResourceAddress, parse_address
 from reconciler.model.reserved import (
     NOT_YET,
     REMOVE_HINT,
@@ -17,7 +23,14 @@ from reconciler.model.reserved import (
     RESERVED_VALUES,
 )
 from reconciler.model.specs import API_VERSION, KINDS, AnyDocument
-from reconciler.source.parse import PathPart, RawDocument, locate
+from reconciler.planning.findings import PathPart
+from reconciler.source.parse import RawDocument
+from reconciler.source.positions import FieldPath, locate
+
+# Of one document; more would not be read.
+MAX_FINDINGS = 200
+# Characters of a value in a message.
+MAX_SHOWN = 80
 
 _PLAIN = {
     "missing": "is required",
@@ -36,24 +49,30 @@ _PLAIN = {
 }
 
 
-def validated(raw: RawDocument, *, file: str, text: str) -> AnyDocument | tuple[Problem, ...]:
+def validated(raw: RawDocument, *, text: str) -> AnyDocument | tuple[Problem, ...]:
     """The document, or every problem it has."""
     data = raw.data
     if not isinstance(data, dict):
-        return (_problem(raw, file, text, ((), "a document must be a mapping", "")),)
+        return _problems(raw, text, [((), "a document must be a mapping", "")])
     kind = data.get("kind")
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        return (_problem(raw, file, text, _unknown_kind(kind)),)
+        return _problems(raw, text, [_unknown_kind(kind)])
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        return tuple(
-            _problem(raw, file, text, finding) for finding in _findings(error, str(kind), model)
-        )
+        return _problems(raw, text, _findings(error, str(kind), model))
 
 
-_Finding = tuple[tuple[PathPart, ...], str, str]
+def told_address(data: Any) -> ResourceAddress | None:
+    """The address of a document that is wrong, if it says enough to tell."""
+    try:
+        return parse_address(_resource(data))
+    except ValueError:
+        return None
+
+
+_Finding = tuple[FieldPath, str, str]
 
 
 def _unknown_kind(kind: object) -> _Finding:
@@ -63,9 +82,8 @@ def _unknown_kind(kind: object) -> _Finding:
         return ("kind",), "kind must be text", f"one of {', '.join(KINDS)}"
     if kind in RESERVED_KINDS:
         return ("kind",), f"kind {kind} {NOT_YET}", REMOVE_HINT
-    near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(KINDS)}"
-    return ("kind",), f"unknown kind {kind!r}", hint
+    hint = _nearest(kind, KINDS) or f"one of {', '.join(KINDS)}"
+    return ("kind",), f"unknown kind {_quoted(kind)}", hint
 
 
 def _findings(error: ValidationError, kind: str, model: type[BaseModel]) -> Iterator[_Finding]:
@@ -105,20 +123,36 @@ def _explained(
     if code == "literal_error":
         return _wrong_choice(value, entry["ctx"]["expected"])
     if code == "string_pattern_mismatch":
-        return f"{value!r} is not well-formed", f"it must match {entry['ctx']['pattern']}"
+        return f"{_quoted(value)} is not well-formed", f"it must match {entry['ctx']['pattern']}"
     message = _PLAIN.get(code)
     if message is not None:
         return message, ""
     text = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return (text if isinstance(value, dict | list) or code == "value_error"
-            else f"{value!r}: {text}"), ""  # fmt: skip
+    is_told = isinstance(value, dict | list) or code == "value_error"
+    return (_shortened(text) if is_told else f"{_quoted(value)}: {text}"), ""
 
 
 def _wrong_choice(value: object, expected: str) -> tuple[str, str]:
     choices = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else ""
-    return f"{value!r} is not one of {', '.join(choices)}", hint
+    hint = _nearest(value, choices) if isinstance(value, str) else ""
+    return f"{_quoted(value)} is not one of {', '.join(choices)}", hint
+
+
+def _nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint, empty when nothing is like the word. Comparing long texts would take minutes."""
+    near = difflib.get_close_matches(word[:MAX_SHOWN], choices, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _quoted(value: object) -> str:
+    """A value as it is shown; of a collection only what it is."""
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return repr(_shortened(value)) if isinstance(value, str) else repr(value)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _unknown_key(
@@ -127,18 +161,21 @@ def _unknown_key(
     if dotted in RESERVED_FIELDS.get(kind, ()):
         return NOT_YET, REMOVE_HINT
     known = _keys_at(model, path[:-1])
-    near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-    return "unknown key", hint
+    return "unknown key", _nearest(str(path[-1]), known) or f"known here: {', '.join(known)}"
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[PathPart]) -> list[str]:
     """The keys that the model below ``path`` takes."""
-    schema = model.model_json_schema(by_alias=True)
+    schema = _schema(model)
     node: Any = schema
     for part in path:
         node = _schema_step(schema, node, part)
     return sorted(_resolved(schema, node).get("properties", {}))
+
+
+@cache
+def _schema(model: type[BaseModel]) -> Any:
+    return model.model_json_schema(by_alias=True)
 
 
 def _schema_step(schema: Any, node: Any, part: PathPart) -> Any:
@@ -158,17 +195,22 @@ def _resolved(schema: Any, node: Any) -> Any:
     return node
 
 
-def _problem(raw: RawDocument, file: str, text: str, finding: _Finding) -> Problem:
-    path, message, hint = finding
-    line, column = locate(text, raw.index, path)
-    return Problem(file, line, column, message, _resource(raw.data), dotted_path(path), hint)
+def _problems(raw: RawDocument, text: str, findings: Iterable[_Finding]) -> tuple[Problem, ...]:
+    found = list(islice(findings, MAX_FINDINGS))
+    places = locate(text, [path for path, _, _ in found], offset=raw.offset, line=raw.line)
+    resource = _resource(raw.data)
+    return tuple(
+        Problem("", *places[path], message, resource, dotted_path(path), hint)
+        for path, message, hint in found
+    )
 
 
 def dotted_path(path: Sequence[PathPart]) -> str:
     """``spec.interfaces[0].address``."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = part if isinstance(part, int) else _shortened(part)
+        text += f"[{name}]" if isinstance(part, int) else f".{name}" if text else str(name)
     return text
 
 
@@ -176,6 +218,8 @@ def _resource(data: Any) -> str:
     """The resource's address as far as the document tells it."""
     if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict):
         return ""
-    metadata, kind = data["metadata"], str(data.get("kind", "")).lower()
+    metadata = data["metadata"]
+    kind = data["kind"].lower() if isinstance(data.get("kind"), str) else ""
     names = [metadata.get("tenant"), metadata.get("name")]
-    return "/".join([kind, *(str(name) for name in names if name)]) if kind else ""
+    told = [_shortened(str(name)) for name in names if name and isinstance(name, str | int)]
+    return "/".join([_shortened(kind), *told]) if kind else ""

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from reconciler.source.parse import parse
+from reconciler.source.parse import RawDocument, parse
 from reconciler.source.schema import all_schemas
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,9 @@ def test_schemas_take_what_validate_takes() -> None:
     schemas = all_schemas()
     seen = set()
     for file in sorted([*(ROOT / "examples").rglob("*.yaml"), *(ROOT / "specs").rglob("*.yaml")]):
-        for document in (raw.data for raw in parse(file.read_text())):
+        for raw in parse(file.read_text()):
+            assert isinstance(raw, RawDocument)
+            document = raw.data
             seen.add(document["kind"])
             jsonschema.validate(document, schemas[f"{document['kind'].lower()}.json"])
     assert {"Tenant", "Network", "VM", "PricePlan"} <= seen

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import MetaldError, SpecError
-from reconciler.source.tree import Loaded, load, load_with_fallback, spec_files
+from reconciler.source.fallback import load_with_fallback
+from reconciler.source.tree import Loaded, load
+from reconciler.source.walk import spec_files
 
 ACME = """\
 apiVersion: metald/v1
@@ -139,71 +141,3 @@ def test_images_are_found_beside_the_file_that_declares_them(tmp_path: Path) -> 
     (image,) = load(tmp_path).require().images.values()
     assert image.spec.kernel.path == str(tmp_path / "images" / "vmlinuz")
     assert image.spec.initrd is not None and image.spec.initrd.path == "/boot/initrd"
-
-
-class TestFallback:
-    def test_a_broken_file_keeps_its_last_good_resources(self, tmp_path: Path) -> None:
-        write(tmp_path, acme=ACME, globex=GLOBEX)
-        good = load_with_fallback(tmp_path, {})
-        assert not good.problems and not good.fleet.frozen_tenants
-        write(tmp_path, acme=BROKEN, globex=f"{GLOBEX}---\n{vm('globex', 'new')}")
-        loaded = load_with_fallback(tmp_path, good.good_texts)
-        assert addresses(loaded) == {*addresses(good), "vm/globex/new"}
-        assert loaded.fleet.frozen_tenants == {"acme"}
-        assert [Path(problem.file).name for problem in loaded.problems] == ["acme.yaml"]
-        assert loaded.good_texts[str(tmp_path / "acme.yaml")] == ACME
-
-    def test_it_stays_broken_over_many_loads(self, tmp_path: Path) -> None:
-        write(tmp_path, acme=ACME, globex=GLOBEX)
-        kept = load_with_fallback(tmp_path, {}).good_texts
-        write(tmp_path, acme=BROKEN)
-        for _ in range(3):
-            loaded = load_with_fallback(tmp_path, kept)
-            kept = loaded.good_texts
-            assert "network/acme/front" in loaded.fleet.networks
-            assert loaded.fleet.frozen_tenants == {"acme"}
-
-    def test_repaired_it_thaws(self, tmp_path: Path) -> None:
-        write(tmp_path, acme=ACME, globex=GLOBEX)
-        kept = load_with_fallback(tmp_path, {}).good_texts
-        write(tmp_path, acme=BROKEN)
-        kept = load_with_fallback(tmp_path, kept).good_texts
-        write(tmp_path, acme=ACME.split("---\n", maxsplit=1)[0])
-        loaded = load_with_fallback(tmp_path, kept)
-        assert not loaded.problems and not loaded.fleet.frozen_tenants
-        assert addresses(loaded) == {"tenant/acme", "tenant/globex", "network/globex/front"}
-
-    def test_an_unknown_key_freezes_the_tenants_the_file_names(self, tmp_path: Path) -> None:
-        write(tmp_path, mixed=f"{ACME}---\n{GLOBEX}", more=vm("acme", "web-1"))
-        kept = load_with_fallback(tmp_path, {}).good_texts
-        write(tmp_path, mixed=f"{ACME}sepc: {{}}\n")
-        loaded = load_with_fallback(tmp_path, kept)
-        assert loaded.fleet.frozen_tenants == {"acme", "globex"}
-        assert "network/globex/front" in loaded.fleet.networks
-
-    def test_a_new_file_that_is_broken_freezes_what_it_tells(self, tmp_path: Path) -> None:
-        write(tmp_path, globex=GLOBEX)
-        kept = load_with_fallback(tmp_path, {}).good_texts
-        write(tmp_path, acme=f"{ACME}---\n{vm('acme', 'web-1')}extra: 1\n")
-        loaded = load_with_fallback(tmp_path, kept)
-        assert "tenant/globex" in loaded.fleet.tenants
-        assert loaded.fleet.frozen_tenants == {"acme"}
-
-    def test_renamed_and_broken_at_once_nothing_may_be_deleted(self, tmp_path: Path) -> None:
-        write(tmp_path, acme=ACME, globex=GLOBEX)
-        kept = load_with_fallback(tmp_path, {}).good_texts
-        (tmp_path / "acme.yaml").rename(tmp_path / "moved.yaml")
-        write(tmp_path, moved=BROKEN)
-        for _ in range(3):
-            loaded = load_with_fallback(tmp_path, kept)
-            kept = loaded.good_texts
-            kept_desired = "network/acme/front" in loaded.fleet.networks
-            assert kept_desired or "acme" in loaded.fleet.frozen_tenants
-
-    def test_a_conflict_between_files_keeps_both_as_they_were(self, tmp_path: Path) -> None:
-        write(tmp_path, acme=ACME, globex=GLOBEX)
-        good = load_with_fallback(tmp_path, {})
-        write(tmp_path, globex=f"{GLOBEX}---\n{ACME}")
-        loaded = load_with_fallback(tmp_path, good.good_texts)
-        assert addresses(loaded) == addresses(good)
-        assert loaded.problems

@@ -1,0 +1,128 @@
+"""One file's content to documents and problems; the same content is parsed once.
+
+Knows neither the file's name nor its folder, so that equal content is equal wherever it lies,
+as in the exports of two commits. Called by ``tree``.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from reconciler.errors import Problem
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.specs import AnyDocument
+from reconciler.source.parse import ParseError, RawDocument, decode, parse
+from reconciler.source.validation import told_address, validated
+
+MAX_PROBLEMS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A document and where it begins: its first line and the characters before that line."""
+
+    document: AnyDocument
+    address: ResourceAddress
+    line: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a text declares and what is wrong with it; the problems name no file yet.
+
+    ``told``: addresses of documents that are wrong but say who they are. ``hides``: there are
+    documents that do not, so that any resource may be declared here.
+    """
+
+    text: str = ""
+    documents: tuple[Placed, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    told: frozenset[ResourceAddress] = frozenset()
+    hides: bool = False
+
+
+def read_content(raw: bytes) -> Content:
+    """Parse and validate one file's bytes."""
+    try:
+        text = decode(raw)
+    except ParseError as error:
+        return Content(problems=(_problem(error),), hides=True)
+    documents: list[Placed] = []
+    problems: list[Problem] = []
+    told: set[ResourceAddress] = set()
+    hides = False
+    for entry in parse(text):
+        if len(problems) >= MAX_PROBLEMS:
+            problems.append(_too_many(entry))
+            hides = True
+            break
+        if isinstance(entry, ParseError):
+            problems.append(_problem(entry))
+            hides = True
+            continue
+        checked = validated(entry, text=text)
+        if isinstance(checked, tuple):
+            problems.extend(checked)
+            address = told_address(entry.data)
+            hides = hides or address is None
+            told.update([address] if address else [])
+        else:
+            documents.append(Placed(checked, checked.address, entry.line, entry.offset))
+    return Content(text, tuple(documents), tuple(problems), frozenset(told), hides)
+
+
+def _problem(error: ParseError) -> Problem:
+    return Problem("", error.line, error.column, error.message, hint=error.hint)
+
+
+def _too_many(entry: RawDocument | ParseError) -> Problem:
+    message = f"more than {MAX_PROBLEMS} problems in this file"
+    return Problem("", entry.line, 1, message, hint="what follows was not checked")
+
+
+class Cache:
+    """Parsed contents that one caller keeps from load to load; what a load did not need goes.
+
+    For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Content] = {}
+        self._used: dict[bytes, Content] = {}
+
+    def content(self, raw: bytes) -> Content:
+        """As ``read_content``."""
+        key = hashlib.blake2b(raw, digest_size=32).digest()
+        found = self._used.get(key) or self._kept.get(key) or read_content(raw)
+        self._used[key] = found
+        return found
+
+    def __len__(self) -> int:
+        """Number of contents kept."""
+        return len(self._kept)
+
+    @contextmanager
+    def load(self) -> Iterator[None]:
+        """The time of one load, whether it succeeds or not.
+
+        Nothing that is built has cycles, and looking for them would cost a third of the time:
+        the collector waits.
+        """
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            self._kept, self._used = self._used, {}
+            if was_on:
+                gc.enable()
+
+
+def named(problems: tuple[Problem, ...], file: str) -> tuple[Problem, ...]:
+    """Problems of a content with the file's name."""
+    return tuple(replace(problem, file=file) for problem in problems)
