@@ -7,9 +7,12 @@ modules at the edge (network, hypervisors, source); planning and model never com
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +112,12 @@ async def run_async(
     timeout_s: float = 30.0,
     expected: frozenset[int] = frozenset({0}),
     keep: Sequence[int] = (),
+    own_group: bool = False,
 ) -> Completed:
     """``run`` for asyncio callers; cancelling it kills the program and reaps it.
 
-    Descriptors in ``keep`` are inherited at their own numbers.
+    Descriptors in ``keep`` are inherited at their own numbers. ``own_group``: the program
+    leads a process group, and what ends it early (deadline, cancelling) ends the whole group.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -121,22 +126,24 @@ async def run_async(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=tuple(keep),
+            start_new_session=own_group,
         )
     except FileNotFoundError as error:
         raise MetaldError(f"the program {argv[0]} is not installed") from error
     except OSError as error:
         raise TransientError(f"cannot be started: {error.strerror}", subject=argv[0]) from error
+    ended = False
     try:
         async with asyncio.timeout(timeout_s):
             out, err = await process.communicate(stdin.encode())
+        ended = True
     except TimeoutError as error:
         raise CommandTimeoutError(
             f"still running after {timeout_s:g} s, killed", subject=" ".join(argv[:4])
         ) from error
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        if not ended:
+            await _kill(process, own_group=own_group)
     code = process.returncode if process.returncode is not None else -1
     completed = Completed(
         tuple(argv), code, out.decode(errors="replace"), err.decode(errors="replace")
@@ -144,3 +151,17 @@ async def run_async(
     if completed.code not in expected:
         raise CommandError(completed)
     return completed
+
+
+async def _kill(process: asyncio.subprocess.Process, *, own_group: bool) -> None:
+    """End a program that is not done, and reap it.
+
+    Its group is ended also when the program itself is gone: somebody in it still holds a
+    stream, and while the group has a member, its number names no other (credentials(7)).
+    """
+    if own_group:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    elif process.returncode is None:
+        process.kill()
+    await process.wait()
