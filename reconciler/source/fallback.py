@@ -7,6 +7,7 @@ read is not taken as removed. Called by the daemon.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from pathlib import Path
 from reconciler.errors import Problem, SpecError
 from reconciler.model.addresses import ResourceAddress, tenant_of
 from reconciler.source.content import Cache
+from reconciler.source.parse import DOCUMENT
 from reconciler.source.tree import (
     Combined,
     Entry,
     Loaded,
+    Place,
     SourceFile,
     as_they_are,
     combine,
@@ -76,7 +79,7 @@ class _Fallback:
         """The nearest to what is written that passes the checks as a whole."""
         entries, mixed = self._mixed(broken)
         if not mixed.loaded.problems:
-            return self._result(mixed, self._frozen(broken, entries), self._kept(broken))
+            return self._result(mixed, self._frozen(broken, entries), self._kept(broken, entries))
         concerned = {tenant_of(ResourceAddress(p.resource)) for p in mixed.loaded.problems}
         by_tenant = [
             *(entry for entry in entries if tenant_of(entry.address) not in concerned),
@@ -88,7 +91,7 @@ class _Fallback:
             found = combine(chosen)
             if not found.loaded.problems:
                 note = _note(mixed.loaded.problems, frozen)
-                kept = {file.key: file.content.text for file in self._known}
+                kept = self._kept(broken, chosen)
                 return self._result(found, frozen | self._frozen(broken, chosen), kept, note)
         raise SpecError(tuple(sorted({*self._problems, *mixed.loaded.problems})))
 
@@ -107,9 +110,20 @@ class _Fallback:
 
     def _mix(self, broken: set[str]) -> list[Entry]:
         current = [e for file in self._files if file.name not in broken for e in file.entries()]
-        told = self._told(broken)
-        before = [e for e in self._good if e.place.file in broken or e.address in told]
+        told, hides = self._told(broken), self._hides(broken)
+        before = [
+            entry
+            for entry in self._good
+            if entry.place.file in broken
+            or entry.address in told
+            # No tenant can be frozen for it, so it stays desired where it may still be declared.
+            or (hides and not tenant_of(entry.address))
+        ]
         return list({entry.address: entry for entry in (*before, *current)}.values())
+
+    def _hides(self, broken: set[str]) -> bool:
+        """Something stands in broken files that cannot be told."""
+        return any(file.content.hides for file in self._files if file.name in broken)
 
     def _told(self, broken: set[str]) -> set[ResourceAddress]:
         """What broken files say that they declare, as far as they can be read."""
@@ -121,7 +135,7 @@ class _Fallback:
 
     def _missing(self, broken: set[str], entries: Iterable[Entry]) -> set[ResourceAddress]:
         """What was there and may now stand where nothing can be read."""
-        if not any(file.content.hides for file in self._files if file.name in broken):
+        if not self._hides(broken):
             return set()
         return {entry.address for entry in self._good} - {entry.address for entry in entries}
 
@@ -129,15 +143,21 @@ class _Fallback:
         before = {e.address for e in self._good if e.place.file in broken}
         return _tenants({*before, *self._told(broken), *self._missing(broken, entries)})
 
-    def _kept(self, broken: set[str]) -> dict[str, str]:
-        """Texts to keep: a file's new one, unless something is desired from the one before."""
-        current = {f.key: f.content.text for f in self._files if f.name not in broken}
-        entries = [e for f in self._files if f.name not in broken for e in f.entries()]
-        lost = self._missing(broken, entries) | self._told(broken)
-        lost -= {entry.address for entry in entries}
-        held = {e.place.file for e in self._good if e.address in lost} | broken
-        before = {f.key: f.content.text for f in self._known if f.name in held}
-        return {**current, **before}
+    def _kept(self, broken: set[str], entries: list[Entry]) -> dict[str, str]:
+        """Texts of exactly what is applied, and of what may not be removed yet."""
+        missing = self._missing(broken, entries)
+        by_file: dict[str, list[Entry]] = defaultdict(list)
+        for entry in (*entries, *(e for e in self._good if e.address in missing)):
+            by_file[entry.place.file].append(entry)
+        both = (*self._known, *self._files)
+        keys = {file.name: file.key for file in both}
+        sizes = {(file.name, file.content.text): len(file.content.documents) for file in both}
+        return {
+            keys[name]: found[0].place.text
+            if sizes.get((name, found[0].place.text)) == len(found) and _is_one_text(found)
+            else "---\n".join(_written(entry.place) for entry in found)
+            for name, found in by_file.items()
+        }
 
     def _result(
         self,
@@ -149,6 +169,17 @@ class _Fallback:
         fleet = replace(found.loaded.fleet, frozen_tenants=frozenset(frozen))
         problems = tuple(sorted({*self._problems, *notes}))
         return replace(found.loaded, fleet=fleet, problems=problems, good_texts=kept)
+
+
+def _is_one_text(entries: Iterable[Entry]) -> bool:
+    return len({entry.place.text for entry in entries}) == 1
+
+
+def _written(place: Place) -> str:
+    """The text of one document, which needs nothing that stands outside of it."""
+    after = DOCUMENT.search(place.text, place.offset + 1)
+    text = place.text[place.offset : after.start() if after else None]
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 def _tenants(addresses: Iterable[ResourceAddress]) -> set[str]:

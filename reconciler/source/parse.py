@@ -47,7 +47,7 @@ _CONFLICT_MARKS = ("<<<<<<<", "=======", ">>>>>>>")
 # What ends a line for libyaml, and so in every position of ours.
 _BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 # YAML 1.2.2, 9.1.3: such a line begins a document wherever it stands, also inside a scalar.
-_DOCUMENT = re.compile(r"(?<![^\n\r\x85\u2028\u2029])---(?![^ \t\n\r\x85\u2028\u2029])")
+DOCUMENT = re.compile(r"(?<![^\n\r\x85\u2028\u2029])---(?![^ \t\n\r\x85\u2028\u2029])")
 # YAML 1.2.2, 5.1: everything else is printable.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]"
@@ -222,7 +222,7 @@ class _Reader:
         if mark is None:
             return self.error(words, context)
         position = self.offset + mark.index
-        if position < len(self._text) and not _DOCUMENT.match(self._text, position):
+        if position < len(self._text) and not DOCUMENT.match(self._text, position):
             return self.error(words, mark)
         if context is not None and context.index < mark.index:
             return self.error(words, context)
@@ -234,7 +234,7 @@ class _Reader:
     def skip(self, mark: Any) -> bool:
         """Go on with the first document that begins after the broken one; False: there is none."""
         broken_at = self.offset + (mark.index if mark else 0)
-        found = _DOCUMENT.search(self._text, max(broken_at, self._document + 1))
+        found = DOCUMENT.search(self._text, max(broken_at, self._document + 1))
         if found is None:
             return False
         passed = sum(1 for _ in _BREAK.finditer(self._text, self.offset, found.start()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reconciler.errors import SpecError
 from reconciler.planning.checks import check
@@ -203,3 +206,86 @@ def test_texts_kept_under_whole_paths_still_count(tmp_path: Path) -> None:
     loaded = load_with_fallback(tmp_path, {str(tmp_path / "acme.yaml"): ACME})
     assert "network/acme/front" in loaded.fleet.networks
     assert loaded.good_texts == {"acme.yaml": ACME, "globex.yaml": GLOBEX}
+
+
+def test_an_image_that_moved_where_nothing_can_be_read_stays_declared(tmp_path: Path) -> None:
+    write(tmp_path, acme=ACME, images=image("debian"), globex=GLOBEX)
+    kept = good(tmp_path)
+    (tmp_path / "images.yaml").unlink()
+    write(tmp_path, globex=f"{GLOBEX}---\nspec: [{{\n{image('debian')}")
+    for _ in range(3):
+        loaded = load_with_fallback(tmp_path, kept)
+        kept = loaded.good_texts
+        assert "image/debian" in loaded.fleet.images
+
+
+def image(name: str) -> str:
+    digest = "0" * 64
+    return (
+        f"apiVersion: metald/v1\nkind: Image\nmetadata: {{name: {name}}}\n"
+        f'spec: {{kernel: {{path: vmlinuz, sha256: "{digest}"}}}}\n'
+    )
+
+
+FILES = ("a", "b", "c")
+TENANTS = ("acme", "globex")
+DOCUMENTS = {
+    "image/debian": image("debian"),
+    **{f"tenant/{name}": ACME.replace("acme", name).split("---\n")[0] for name in TENANTS},
+    **{f"network/{name}/front": ACME.replace("acme", name).split("---\n")[1] for name in TENANTS},
+    **{f"vm/{name}/v{n}": vm(name, f"v{n}") for name in TENANTS for n in range(2)},
+}
+QUOTAS = {f"tenant/{name}": DOCUMENTS[f"tenant/{name}"] + "spec: {quota: {vms: 1}}\n"
+          for name in TENANTS}  # fmt: skip
+LAYOUTS = st.fixed_dictionaries(
+    {address: st.sampled_from((*FILES, *FILES, *FILES, "")) for address in DOCUMENTS},
+    optional={f"quota/{name}": st.just("") for name in TENANTS},
+)
+DEFECTS = st.dictionaries(
+    st.sampled_from(FILES), st.sampled_from(["kind: [\n", "sepc: 1\n", "kind: Tenent\n"])
+)
+
+
+def lay_out(folder: Path, layout: Mapping[str, str], defects: Mapping[str, str]) -> None:
+    for name in FILES:
+        documents = [
+            (QUOTAS if f"quota/{address.split('/')[1]}" in layout else DOCUMENTS).get(
+                address, DOCUMENTS[address]
+            )
+            for address in DOCUMENTS
+            if layout[address] == name
+        ]
+        defect = defects.get(name, "")
+        # An unknown key breaks the document it follows, the others are documents themselves.
+        tail = defect if defect.startswith("sepc") else f"---\n{defect}"
+        write(folder, **{name: "---\n".join(documents) + tail if documents else tail})
+    write(folder, always=ACME.replace("acme", "always"))
+
+
+@given(LAYOUTS, st.lists(st.tuples(LAYOUTS, DEFECTS), min_size=1, max_size=4))
+def test_what_is_applied_fits_and_what_is_declared_is_not_deleted(
+    first: Mapping[str, str], steps: list[tuple[Mapping[str, str], Mapping[str, str]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lay_out(folder, first, {})
+        loaded = load_with_fallback(folder, {})
+        if loaded.problems:
+            return
+        kept, applied = loaded.good_texts, addresses(loaded)
+        for layout, defects in steps:
+            lay_out(folder, layout, defects)
+            try:
+                loaded = load_with_fallback(folder, kept)
+            except SpecError:
+                continue  # nothing is changed
+            assert fits(loaded)
+            frozen = {f"/{tenant}/" for tenant in loaded.fleet.frozen_tenants}
+            deleted = {
+                address
+                for address in applied - addresses(loaded)
+                if not any(tenant in f"{address}/" for tenant in frozen)
+            }
+            assert not {address for address in deleted if layout[address]}
+            applied = (applied - deleted) | addresses(loaded)
+            kept = loaded.good_texts
