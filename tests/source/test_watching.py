@@ -133,3 +133,11 @@ async def test_it_ends_when_told_also_while_there_is_nothing(tmp_path: Path) -> 
     async with watched(tmp_path / "nowhere") as watch:
         await asyncio.sleep(0)
     assert watch.count == 0
+
+
+async def test_a_folder_that_is_linked_into_the_tree(tmp_path: Path) -> None:
+    for name in ("specs", "shared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "specs" / "linked").symlink_to("../shared")
+    async with watched(tmp_path / "specs") as watch:
+        await watch.wakes_on(writer(tmp_path / "shared" / "a.yaml"))
