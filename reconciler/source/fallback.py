@@ -155,7 +155,7 @@ class _Fallback:
         return {
             keys[name]: found[0].place.text
             if sizes.get((name, found[0].place.text)) == len(found) and _is_one_text(found)
-            else "---\n".join(_written(entry.place) for entry in found)
+            else _together(found)
             for name, found in by_file.items()
         }
 
@@ -173,6 +173,12 @@ class _Fallback:
 
 def _is_one_text(entries: Iterable[Entry]) -> bool:
     return len({entry.place.text for entry in entries}) == 1
+
+
+def _together(entries: Iterable[Entry]) -> str:
+    """One text of documents from several; the same whenever it is made of the same."""
+    ordered = sorted(entries, key=lambda entry: entry.address)
+    return "---\n".join(_written(entry.place) for entry in ordered)
 
 
 def _written(place: Place) -> str:

@@ -289,3 +289,6 @@ def test_what_is_applied_fits_and_what_is_declared_is_not_deleted(
             assert not {address for address in deleted if layout[address]}
             applied = (applied - deleted) | addresses(loaded)
             kept = loaded.good_texts
+            again = load_with_fallback(folder, kept)
+            assert (again.fleet.vms, addresses(again)) == (loaded.fleet.vms, addresses(loaded))
+            assert again.good_texts == kept
