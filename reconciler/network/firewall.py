@@ -171,15 +171,15 @@ async def remove() -> None:
 async def change_elements(add: frozenset[Element], remove: frozenset[Element]) -> None:
     """Add and remove elements in one transaction; those already so are left alone.
 
-    A map's key that has another value is replaced. Raises MetaldError; nothing changed then.
+    A map's key that has another value is replaced by an addition and left alone by a removal.
+    Raises MetaldError; nothing changed then.
     """
     present = {(entry.container, entry.key): entry for entry in (await list_table()).elements}
-    gone = [entry for entry in remove if (entry.container, entry.key) in present]
     new = [entry for entry in add if present.get((entry.container, entry.key)) != entry]
-    replaced = [entry for entry in new if (entry.container, entry.key) in present]
-    script = "\n".join(
-        [*_element_commands("delete", [*gone, *replaced]), *_element_commands("add", new)]
-    )
+    # As they are now, each once: nft refuses to delete a key twice in one transaction.
+    old = {entry for entry in remove if present.get((entry.container, entry.key)) == entry}
+    old |= {present[key] for entry in new if (key := (entry.container, entry.key)) in present}
+    script = "\n".join([*_element_commands("delete", old), *_element_commands("add", new)])
     if script:
         await _nft("-f", "-", script=script)
 

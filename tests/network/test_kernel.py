@@ -251,6 +251,13 @@ class TestFirewall:
             await network.change_elements(moved, frozenset())
             assert (await network.observe()).firewall.elements == moved
 
+            again = frozenset({Element("zone_of", ("t1",), "9")})
+            await network.change_elements(again, moved)
+            assert (await network.observe()).firewall.elements == again
+            # What the key was before is gone already: the key itself must stay.
+            await network.change_elements(frozenset(), moved)
+            assert (await network.observe()).firewall.elements == again
+
         inside(body)
 
     def test_what_is_so_already_is_left_alone(self, inside: InNamespace) -> None:
