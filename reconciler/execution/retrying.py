@@ -11,9 +11,9 @@ from collections.abc import Callable
 from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger, Retry
+from reconciler.planning.waiting import LONGEST_S
 
 FIRST_S = 2.0
-LONGEST_S = 300.0
 
 
 def retries_after(

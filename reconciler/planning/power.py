@@ -128,8 +128,11 @@ def _exited(vm: ResolvedVm, found: Found, record: VmRecord) -> Decision:
 
 def _restart(vm: ResolvedVm, found: Found, record: VmRecord, reason: str) -> Decision:
     """Start again: at once after a stable run, else with doubling back-off."""
-    stable = found.now_s - record.last_start_s >= STABLE_AFTER_S
+    # A start in the future: the clock was set back, and how long it ran cannot be told. To
+    # wait until the clock is there again could take days.
+    set_back = record.last_start_s > found.now_s
+    stable = set_back or found.now_s - record.last_start_s >= STABLE_AFTER_S
     restarts = 1 if stable else record.restarts + 1
     delay = 0.0 if restarts == 1 else min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (restarts - 2))
     text = f"{reason}; restart: {vm.restart}"
-    return Decision("recover", text, record.last_start_s + delay, restarts)
+    return Decision("recover", text, min(record.last_start_s, found.now_s) + delay, restarts)

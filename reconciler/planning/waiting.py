@@ -8,14 +8,19 @@ from reconciler.model.ledger import Ledger, Retry
 from reconciler.model.plan import Step
 from reconciler.model.resolved import ResolvedFleet
 
+LONGEST_S = 300.0
+
 
 def waiting_resources(fleet: ResolvedFleet, ledger: Ledger) -> tuple[Retry, ...]:
-    """Failed lately, not due yet, and declared as they were when they failed."""
+    """Failed lately, not due yet, and declared as they were when they failed.
+
+    What would wait longer than anything may wait is due: the clock was set back meanwhile.
+    """
     found = []
     for address, retry in sorted(ledger.retries.items()):
         entry = fleet.vms.get(address) or fleet.records.get(address)
         unchanged = entry is None or entry.spec_hash == retry.spec_hash
-        if unchanged and retry.not_before_s > ledger.now_s:
+        if unchanged and 0 < retry.not_before_s - ledger.now_s <= LONGEST_S:
             found.append(retry)
     return tuple(found)
 
