@@ -74,8 +74,11 @@ def renames_of(
     }
     for document in all_documents(fleet):
         address, source = document.address, source_of(document)
-        old = _under_old_tenant(source or address, tenants)
-        if old == address or old not in ledger.managed:
+        # Its own rename may be done already, and the tenant's not.
+        names = (address,) if source is None else (source, address)
+        was = [_under_old_tenant(name, tenants) for name in names]
+        old = next((name for name in was if name in ledger.managed), address)
+        if old == address:
             continue
         if address in ledger.managed:
             message = f"{old} is still managed here beside {address}, which is another resource"
