@@ -15,7 +15,7 @@ from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address,
 from reconciler.model.firewall import ALLOW, Element, elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
-from reconciler.model.plan import Change, Plan
+from reconciler.model.plan import Change, Plan, Retire
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
@@ -46,7 +46,7 @@ def plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scop
     """The plan that makes ``observed`` what ``resolution`` asks for.
 
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject. Raises
-    RefusedError when the scope would cut an isolation edge.
+    RefusedError when the scope would cut an isolation edge, or a value is not free yet.
     """
     if scope.destroy:
         resolution = EMPTY
@@ -78,8 +78,9 @@ def _plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Sco
         draft.blocked.append((host_of(fleet), observed.unlisted))
     else:
         _compare(draft, inputs, observed.network, fleet, (scope, held))
-    if not scope.destroy:
-        _registrations(draft, inputs, resolution, held)
+        if not scope.destroy:
+            _registrations(draft, inputs, resolution, held)
+            _refuse_taken(draft, ledger)
     waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
     return _finish(draft, inputs, fleet, held, waiting)
 
@@ -185,7 +186,7 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
     known = {vm.uid for vm in fleet.vms.values()}
     known |= {managed.uid for managed in inputs.ledger.managed.values()}
     host = host_of(fleet)
-    spared = remove_stray_vms(draft, inputs, host, known)
+    spared = remove_stray_vms(draft, inputs, host, known) | _used_unseen(inputs)
     ports: list[Port] = [port for vm in fleet.vms.values() for port in vm.ports]
     for address, managed in inputs.ledger.managed.items():
         if kind_of(address) == "vm":
@@ -199,6 +200,20 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
     remove_orphans(draft, inputs, network, (taps, elements), host)
 
 
+def _used_unseen(inputs: Inputs) -> set[str]:
+    """Taps and addresses that VMs which cannot be seen may use: those, too, that their specs
+    on record name no more, because a run that recorded them was cut short.
+    """
+    managed, vms = inputs.ledger.managed, inputs.observed.vms
+    unseen = {a for a, entry in managed.items() if isinstance(vms.get(entry.uid), Unknown)}
+    return {
+        entry.value
+        for held in (inputs.ledger.held.values() if unseen else ())
+        for entry in held
+        if entry.resource in unseen and entry.kind in {"tap", "address"}
+    }
+
+
 def _registrations(
     draft: Draft, inputs: Inputs, resolution: Resolution, held: tuple[Hold, ...]
 ) -> None:
@@ -206,8 +221,6 @@ def _registrations(
     untouched = frozenset(hold.address for hold in held)
     skipped = {address for address, _ in (*draft.blocked, *draft.refused)}
     skipped |= {change.resource for change in draft.reported}
-    if host_of(resolution.fleet) in {address for address, _ in draft.blocked}:
-        return
 
     def wanted(address: str) -> bool:
         resource = ResourceAddress(address)
@@ -221,6 +234,25 @@ def _registrations(
     draft.allocations = [a for a in resolution.allocations if wanted(a.resource)]
     if not inputs.defer_deletes:
         draft.releases = [a for a in resolution.releases if wanted(a.resource)]
+
+
+def _refuse_taken(draft: Draft, ledger: Ledger) -> None:
+    """RefusedError for a value that somebody has whom this plan leaves as it is: held, unknown,
+    protected, or kept by a guard.
+    """
+    given_up = {(entry.kind, entry.value, entry.owner) for entry in draft.releases}
+    decided = {entry.address for entry in draft.registrations}
+    decided |= {s.resource for s in draft.steps.values() if isinstance(s.operation, Retire)}
+    taken = {(e.kind, e.value): e for held in ledger.held.values() for e in held}
+    for entry in draft.allocations:
+        has = taken.get((entry.kind, entry.value), entry)
+        freed = has.owner == entry.owner or (has.kind, has.value, has.owner) in given_up
+        if not freed and ResourceAddress(has.resource.split("#")[0]) not in decided:
+            raise RefusedError(
+                f"{entry.kind} {entry.value} is still {has.resource}'s, which has to stay for now",
+                subject=entry.resource,
+                hint="give it another, or end first what keeps the other as it is",
+            )
 
 
 def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) -> Plan:
@@ -237,6 +269,8 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     inputs, draft = Inputs(ledger, observed, frozenset({address})), Draft()
     if isinstance(observed.network, Unknown):
         draft.blocked.append((address, observed.network.reason))
+    elif observed.unlisted:
+        draft.blocked.append((address, observed.unlisted))
     else:
         draft.wanted_elements = elements_of(vm.ports)
         reboot_vm(draft, inputs, observed.network, vm)

@@ -1,0 +1,120 @@
+"""What a plan must not do at the edges of what is seen, known and free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from reconciler.errors import RefusedError
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Hold, Retry
+from reconciler.model.observed import Unknown
+from reconciler.model.plan import ChangeElements, RemoveTap, StartVm
+from reconciler.planning.planner import plan_reboot
+from tests.planning.test_cases import fleet_of
+from tests.planning.test_properties import documents
+from tests.planning.world import World
+
+VM = ResourceAddress("vm/acme/a")
+LAN: dict[str, Any] = {"boot": {"image": "minimal"}, "interfaces": [{"network": "front"}]}
+STATIC = "fd20:acde:0:1::5"
+
+
+def of(**vms: dict[str, Any]) -> Fleet:
+    return fleet_of(documents(vms))
+
+
+def prefixed(*vms: str, renamed: str = "") -> Fleet:
+    """A tenant and a network with declared prefixes; each VM wants the same address."""
+    spec = {**LAN, "interfaces": [{"network": "front", "address": STATIC}]}
+    rows = documents(dict.fromkeys(vms, spec))
+    rows[0]["spec"] = {"prefix": "fd20:acde::/48"}
+    rows[1]["spec"] = {"prefix": "fd20:acde:0:1::/64"}
+    if renamed:
+        rows[0]["metadata"] = {"name": renamed, "renamedFrom": "acme"}
+        for row in rows[1:]:
+            row["metadata"]["tenant"] = renamed
+    return fleet_of(rows)
+
+
+def test_an_unknown_folder_beside_new_vms_keeps_nothing_from_the_record() -> None:
+    world = World()
+    world.vms["feedfeed"] = Unknown("its record cannot be read")
+    made = world.plan(of(a=LAN))
+    started = {s.operation.launch.uid for s in made.steps if isinstance(s.operation, StartVm)}
+    assert started
+    assert started <= {entry.uid for entry in made.registrations}
+
+
+def test_a_reboot_starts_nothing_while_the_vms_cannot_be_listed() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    observed = replace(world.observed(), vms={}, unlisted="the run folder cannot be read")
+    made = plan_reboot(observed, world.ledger(), VM)
+    assert made.blocked and not made.steps
+
+
+def test_a_vm_that_cannot_be_seen_keeps_what_its_new_spec_names_no_more() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    bare = of(a={**LAN, "interfaces": []})
+    # Recorded, and nothing of it done; then the VM cannot be seen.
+    world.carry_out(world.plan(bare), steps=0)
+    world.set_phase("vm/acme/a", "unknown")
+    made = world.plan(bare)
+    assert (VM, "its QMP socket does not answer") in made.blocked
+    assert not [s for s in made.steps if isinstance(s.operation, RemoveTap | ChangeElements)]
+
+
+def test_an_address_of_a_held_vm_is_refused_to_another_by_name() -> None:
+    world = World()
+    world.apply(prefixed("a"))
+    world.holds[VM] = Hold(VM, "op", "looking at it", 0.0, "")
+    with pytest.raises(RefusedError, match=f"{STATIC} is still vm/acme/a's"):
+        world.plan(prefixed("b"))
+    del world.holds[VM]
+    assert world.plan(prefixed("b")).allocations
+
+
+def test_a_rename_that_is_done_keeps_no_later_rename_of_the_tenant_from_it() -> None:
+    world = World()
+    world.apply(prefixed("a"))
+    before = {address.split("/")[-1]: entry.uid for address, entry in world.managed.items()}
+    moved = prefixed("a", renamed="gamma")
+    network = moved.networks[ResourceAddress("network/gamma/front")]
+    # It may stay in the spec when it is done, or names what never was here.
+    stale = network.metadata.model_copy(update={"renamed_from": "long-ago"})
+    networks = {**moved.networks, network.address: network.model_copy(update={"metadata": stale})}
+    made = world.apply(replace(moved, networks=networks))
+    assert {change.action for change in made.changes} == {"update"}
+    after = {address.split("/")[-1]: entry.uid for address, entry in world.managed.items()}
+    assert after.pop("gamma") == before.pop("acme")
+    assert after == before
+
+
+def test_a_clock_set_back_delays_no_restart() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    for _ in range(3):
+        world.set_phase("vm/acme/a", "dead")
+        world.apply(of(a=LAN))
+        world.now_s += 100
+    world.set_phase("vm/acme/a", "dead")
+    world.now_s -= 3 * 86_400
+    made = world.plan(of(a=LAN))
+    assert [s for s in made.steps if isinstance(s.operation, StartVm)]
+
+
+def test_a_clock_set_back_delays_no_retry() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    world.set_phase("vm/acme/a", "dead")
+    world.now_s += 1000
+    known = world.managed[VM].spec_hash
+    world.retries[VM] = Retry(VM, 3, world.now_s + 200, "it failed", known)
+    assert world.plan(of(a=LAN)).waiting and not world.plan(of(a=LAN)).steps
+    world.now_s -= 3 * 86_400
+    assert world.plan(of(a=LAN)).steps and not world.plan(of(a=LAN)).waiting
