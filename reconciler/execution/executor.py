@@ -72,7 +72,7 @@ class Executor:
                 if not tasks:
                     break
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                for task in [task for task in tasks if task in done]:
                     self._settle(graph, tasks.pop(task), task.result())
         finally:
             await _cancel(tasks)
