@@ -1,0 +1,80 @@
+"""A host as its specs describe it: every identity by the name of what it identifies.
+
+Two hosts that hold the same specs give the same picture, whatever their uids, MACs and
+drawn addresses are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv6Address
+from typing import Any
+
+from reconciler.model import identity
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.firewall import Element
+from reconciler.model.ledger import Managed
+from reconciler.model.observed import VmState
+from tests.planning.world import World
+
+
+def picture(
+    host: World, managed: Mapping[ResourceAddress, Managed], *, without: frozenset[str]
+) -> dict[str, Any]:
+    """Without the uids and taps in ``without``: they belong to others."""
+    names, zones = _names(managed)
+    addresses = {entry.uid: entry.address for entry in managed.values()}
+    vms = {
+        addresses.get(uid, uid): (
+            state.phase.value, state.launch.hypervisor, state.launch.vcpus,
+            state.launch.memory_bytes, [names.get(e.tap, e.tap) for e in state.launch.interfaces],
+            [names.get(a, a) for e in state.launch.interfaces for a in e.addresses],
+            state.boot_id == host.boot_id,
+        )
+        for uid, state in host.vms.items()
+        if isinstance(state, VmState) and uid not in without
+    }  # fmt: skip
+    taps = {
+        names.get(name, name): (
+            tap.up, tap.attached, tap.mtu, tap.gateway, tap.mac,
+            sorted(names.get(route, route) for route in tap.routes),
+            sorted((names.get(a, a), names.get(mac, mac)) for a, mac in tap.neighbours),
+            tap.alias.split("#")[0], dict(tap.sysctls),
+        )
+        for name, tap in host.taps.items()
+        if name not in without
+    }  # fmt: skip
+    elements = sorted(
+        _named(element, names, zones)
+        for element in host.elements
+        if not without.intersection(element.key)
+    )
+    return {
+        "resources": sorted(managed), "vms": vms, "taps": taps, "elements": elements,
+        "rules": host.listing, "sysctls": dict(host.sysctls),
+    }  # fmt: skip
+
+
+def _names(managed: Mapping[ResourceAddress, Managed]) -> tuple[dict[str, str], dict[str, str]]:
+    names: dict[str, str] = {}
+    zones: dict[str, str] = {}
+    for address, entry in managed.items():
+        if "zone" in entry.spec:
+            zones[str(entry.spec["zone"])] = address
+        for interface in entry.spec.get("interfaces", ()):
+            port = f"{address}#{interface['network']}"
+            local = str(identity.link_local_of(interface["mac"]))
+            names |= {interface["tap"]: port, interface["mac"]: f"{port} MAC"}
+            for kind, value in ((" local", local), *(("", a) for a in interface["addresses"])):
+                names[value] = f"{port} address{kind}"
+                names[f"{int(IPv6Address(value)):#x}"] = f"{port} number{kind}"
+    return names, zones
+
+
+def _named(
+    element: Element, names: Mapping[str, str], zones: Mapping[str, str]
+) -> tuple[str, tuple[str, ...], str]:
+    key = [names.get(part, part) for part in element.key]
+    if element.container in {"members", "allow"}:
+        key[0] = zones.get(element.key[0], f"zone {element.key[0]}")
+    return element.container, tuple(key), zones.get(element.value, element.value)
