@@ -165,3 +165,5 @@ async def _kill(process: asyncio.subprocess.Process, *, own_group: bool) -> None
     elif process.returncode is None:
         process.kill()
     await process.wait()
+    # What escaped from the group may hold our pipes for ever: let go of our ends of them.
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public way

@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import json
 import os
+import select
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -314,19 +316,22 @@ async def test_a_command_that_fails_is_said_with_what_it_said() -> None:
 async def test_a_command_that_hangs_is_killed_with_all_it_started(
     tmp_path: Path, leader: str
 ) -> None:
-    fifo, bench = tmp_path / "alive", Bench(deadline_s=0.5)
+    fifo, bench, leader_pid = tmp_path / "alive", Bench(deadline_s=0.5), 0
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    is_over = False
     try:
         # Both hold the FIFO open for writing, so its end of file is the end of both.
-        script = f"exec 3>'{fifo}'; echo up >&3; sleep 1000 & {leader}"
+        script = f"exec 3>'{fifo}'; echo $$ >&3; sleep 1000 & {leader}"
         await bench.deliver(CommandTarget(("/bin/sh", "-c", script)))
-        os.set_blocking(reader, True)
-        async with asyncio.timeout(ARRIVAL_S):
-            assert await asyncio.to_thread(os.read, reader, 100) == b"up\n"
-            assert await asyncio.to_thread(os.read, reader, 100) == b""
+        leader_pid = int(os.read(reader, 100))
+        readable, _, _ = select.select([reader], [], [], ARRIVAL_S)
+        is_over = bool(readable) and os.read(reader, 100) == b""
+        assert is_over
     finally:
         os.close(reader)
+        if leader_pid and not is_over:
+            os.killpg(leader_pid, signal.SIGKILL)
     assert "still running after 0.5 s, killed" in bench.said[0]
 
 
