@@ -17,6 +17,7 @@ from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import EVERYTHING, kind_of, tenant_address, tenant_of
 from reconciler.model.ledger import Ledger
 from reconciler.model.times import rfc3339
+from reconciler.planning.planner import LOCAL_HOST
 from reconciler.planning.power import STABLE_AFTER_S
 
 NOTIFICATION_FORMAT = "metald.notification/v1"
@@ -189,7 +190,10 @@ def _resources(outcome: Outcome, ledger: Ledger) -> dict[str, State]:
     unjudged = {change.resource for change in plan.excluded}
     unjudged |= {step.resource for step in plan.steps if step.key in outcome.result.skipped}
     unjudged |= {a for a in ledger.managed if tenant_address(tenant_of(a)) in held}
-    states: dict[str, State] = {a: CONVERGED for a in ledger.managed if a not in unjudged}
+    # The host is judged by every pass that compares, declared or not.
+    states: dict[str, State] = {
+        a: CONVERGED for a in (LOCAL_HOST, *ledger.managed) if a not in unjudged
+    }
     for change in plan.reported:
         states[change.resource] = State("drifted", "OnlyReported", change.reason)
     states.update(_failed(outcome, ledger))

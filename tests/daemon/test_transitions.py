@@ -104,6 +104,9 @@ def fleet(*vms: str, reconcile: str = "correct", **more: Any) -> Fleet:
     return fleet_of(rows)
 
 
+BOTH = fleet("web", "db")
+
+
 class Story:
     """A host in memory, looked at pass by pass; ``tell`` gives what is told of each."""
 
@@ -141,67 +144,87 @@ class Story:
 def story() -> Story:
     """Two VMs up: which is no news."""
     made = Story()
-    assert made.tell(fleet("web", "db")) == {}
-    assert made.tell(fleet("web", "db")) == {}
+    assert made.tell(BOTH) == {}
+    assert made.tell(BOTH) == {}
     return made
+
+
+@pytest.fixture
+def ill(story: Story) -> Story:
+    """One of the two is known to have failed."""
+    assert story.tell(BOTH, remaining=((WEB, "its tap differs"),))
+    return story
 
 
 def test_a_failed_step_is_told_once_and_so_is_its_recovery(story: Story) -> None:
     story.world.set_phase(WEB, "absent")
-    made = story.world.plan(fleet("web", "db"))
+    made = story.world.plan(BOTH)
     key = next(step.key for step in made.steps if step.resource == WEB)
     failed = RunResult({key: TransientError("no room")}, ())
-    assert story.tell(fleet("web", "db"), result=failed) == {WEB: ("converged", "failed")}
+    assert story.tell(BOTH, result=failed) == {WEB: ("converged", "failed")}
     retry = Retry(WEB, 1, story.world.now_s + 60, "no room", story.world.managed[WEB].spec_hash)
     story.world.retries[WEB] = retry
-    assert story.tell(fleet("web", "db")) == {}
+    assert story.tell(BOTH) == {}
     story.world.retries.clear()
-    assert story.tell(fleet("web", "db")) == {WEB: ("failed", "converged")}
+    assert story.tell(BOTH) == {WEB: ("failed", "converged")}
 
 
 def test_what_is_still_different_after_a_pass_has_failed_or_is_unknown(story: Story) -> None:
     left = ((WEB, "its tap differs"), (DB, "unknown: no answer"))
-    assert story.tell(fleet("web", "db"), remaining=left) == {
+    assert story.tell(BOTH, remaining=left) == {
         WEB: ("converged", "failed"),
         DB: ("converged", "unknown"),
     }
 
 
-def test_steps_never_begun_say_nothing_of_their_resources(story: Story) -> None:
+def test_steps_never_begun_say_nothing_of_their_resources(ill: Story) -> None:
+    ill.world.set_phase(WEB, "absent")
+    skipped = tuple(step.key for step in ill.world.plan(BOTH).steps)
+    assert ill.tell(BOTH, result=RunResult({}, skipped), interrupted=True) == {}
+    assert ill.transitions.known[WEB] == "failed"
+
+
+def test_what_is_excluded_from_a_pass_stays_as_it_was_known(ill: Story) -> None:
+    del ill.world.taps[ill.world.tap_of(WEB)]
+    ill.tell(BOTH, scope=Scope(exclude=frozenset({WEB})))
+    assert ill.transitions.known[WEB] == "failed"
+
+
+def test_a_verdict_stands_until_the_spec_changes() -> None:
+    story, wanted = Story(), fleet("web", restart="never")
+    story.tell(wanted)
     story.world.set_phase(WEB, "absent")
-    skipped = tuple(step.key for step in story.world.plan(fleet("web", "db")).steps)
-    known = dict(story.transitions.known)
-    assert story.tell(fleet("web", "db"), result=RunResult({}, skipped), interrupted=True) == {}
-    assert dict(story.transitions.known) == known
+    assert story.tell(wanted) == {WEB: ("converged", "failed")}
+    assert story.tell(wanted) == {}
+    assert story.tell(fleet("web", restart="never", vcpus=2)) == {WEB: ("failed", "converged")}
 
 
 def test_a_vm_that_cannot_be_seen_is_unknown(story: Story) -> None:
     story.world.set_phase(WEB, "unknown")
-    assert story.tell(fleet("web", "db")) == {WEB: ("converged", "unknown")}
+    assert story.tell(BOTH) == {WEB: ("converged", "unknown")}
 
 
 def test_a_network_that_cannot_be_seen_is_one_piece_of_news_and_nothing_is_gone(
-    story: Story,
+    ill: Story,
 ) -> None:
-    story.world.network_problem = "the dump was interrupted"
-    [(resource, change)] = story.tell(fleet("web", "db")).items()
-    assert (resource.split("/")[0], change) == ("host", (None, "unknown"))
-    story.world.network_problem = ""
-    assert set(story.tell(fleet("web", "db")).values()) <= {("unknown", "gone"),
-                                                           ("unknown", "converged")}  # fmt: skip
-    assert WEB in story.transitions.known
+    ill.world.network_problem = "the dump was interrupted"
+    [(resource, change)] = ill.tell(BOTH).items()
+    assert (resource.split("/")[0], change) == ("host", ("converged", "unknown"))
+    assert ill.transitions.known[WEB] == "failed"
+    ill.world.network_problem = ""
+    assert ill.tell(BOTH) == {WEB: ("failed", "converged"), resource: ("unknown", "converged")}
 
 
 def test_a_pass_that_fails_says_nothing_of_resources(story: Story) -> None:
     now_s = story.world.now_s
     assert story.look(look_of_failure(MetaldError("disk full"), now_s)) == {PASS: ("ok", "failed")}
     assert story.look(look_of_failure(MetaldError("still full"), now_s)) == {}
-    assert story.tell(fleet("web", "db")) == {PASS: ("failed", "ok")}
+    assert story.tell(BOTH) == {PASS: ("failed", "ok")}
 
 
 def test_a_broken_source_is_told_and_the_resources_go_on(story: Story) -> None:
-    assert story.tell(fleet("web", "db"), "a.yaml:1: not YAML") == {SOURCE: ("ok", "broken")}
-    assert story.tell(fleet("web", "db")) == {SOURCE: ("broken", "ok")}
+    assert story.tell(BOTH, "a.yaml:1: not YAML") == {SOURCE: ("ok", "broken")}
+    assert story.tell(BOTH) == {SOURCE: ("broken", "ok")}
     fresh = Story()
     assert fresh.look(look_of_source(("no such folder",), 0.0)) == {SOURCE: (None, "broken")}
 
@@ -219,14 +242,17 @@ def test_a_vm_that_keeps_dying_loops_until_it_stays_up(story: Story) -> None:
     assert story.tell(wanted) == {WEB: ("crash-looping", "converged")}
 
 
-def test_holds_name_what_is_held_and_leave_the_rest_as_it_was(story: Story) -> None:
-    wanted = fleet("web", "db")
-    for address in (WEB, ResourceAddress("tenant/acme"), EVERYTHING):
-        story.world.holds = {address: Hold(address, "ops", "moving house", 0.0, "")}
-        assert story.tell(wanted) == {address: ("converged", "held")}
-        assert {WEB, DB} <= story.transitions.known.keys()
-        story.world.holds = {}
-        assert story.tell(wanted) == {address: ("held", "converged")}
+@pytest.mark.parametrize("address", [DB, ResourceAddress("tenant/acme"), EVERYTHING])
+def test_holds_name_what_is_held_and_leave_the_rest_as_it_was(
+    ill: Story, address: ResourceAddress
+) -> None:
+    ill.world.holds = {address: Hold(address, "ops", "moving house", 0.0, "")}
+    spoken_for = {} if address != DB else {WEB: ("failed", "converged")}
+    assert ill.tell(BOTH) == {address: ("converged", "held"), **spoken_for}
+    assert {WEB, DB} <= ill.transitions.known.keys()
+    ill.world.holds = {}
+    rest = {} if spoken_for else {WEB: ("failed", "converged")}
+    assert ill.tell(BOTH) == {address: ("held", "converged"), **rest}
 
 
 def test_a_difference_that_is_only_reported_is_drift(story: Story) -> None:
@@ -246,6 +272,6 @@ def test_a_protected_vm_that_is_no_longer_declared_is_refused() -> None:
 def test_what_was_ill_and_is_deleted_is_gone_and_a_deletion_alone_is_no_news(
     story: Story,
 ) -> None:
-    story.tell(fleet("web", "db"), remaining=((WEB, "its tap differs"),))
+    story.tell(BOTH, remaining=((WEB, "its tap differs"),))
     assert story.tell(fleet()) == {WEB: ("failed", "gone")}
     assert not {WEB, DB} & story.transitions.known.keys()
