@@ -6,6 +6,7 @@ yet allocated. The result is complete: comparing it with the world needs nothing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
@@ -332,7 +333,7 @@ def _port(work: _Work, vm: Vm, interface: Interface, incarnation: int) -> Port |
     owner_name = interface_owner(address, interface.network)
     uid = recorded_interface_uid(work.ledger, address, interface.network)
     if uid is None:
-        uid = identity.derive_uid(work.ledger.secret, owner=owner_name, incarnation=incarnation)
+        uid = _new_interface_uid(work, address, interface.network, incarnation)
     claims = work.claims
     guest_address = _guest_address(work, vm, interface, uid)
     if guest_address is None:
@@ -349,6 +350,21 @@ def _port(work: _Work, vm: Vm, interface: Interface, incarnation: int) -> Port |
         link_local=str(identity.link_local_of(mac)),
         uid=uid,
     )
+
+
+def _new_interface_uid(work: _Work, vm: ResourceAddress, network: str, incarnation: int) -> str:
+    """From the name the VM was born under: only with that is its incarnation its own. Numbered
+    where an interface of this VM has it already, whose network was renamed since.
+    """
+    managed = work.ledger.managed.get(vm)
+    born = vm if managed is None else ResourceAddress(managed.origin or vm)
+    recorded = () if managed is None else managed.spec.get("interfaces", ())
+    used = {entry.get("uid") for entry in recorded}
+    owner = interface_owner(born, network)
+    names = (owner if number == 1 else f"{owner}.{number}" for number in itertools.count(1))
+    secret = work.ledger.secret
+    uids = (identity.derive_uid(secret, owner=n, incarnation=incarnation) for n in names)
+    return next(uid for uid in uids if uid not in used)
 
 
 def _guest_address(work: _Work, vm: Vm, interface: Interface, uid: str) -> str | None:

@@ -118,3 +118,51 @@ def test_a_clock_set_back_delays_no_retry() -> None:
     assert world.plan(of(a=LAN)).waiting and not world.plan(of(a=LAN)).steps
     world.now_s -= 3 * 86_400
     assert world.plan(of(a=LAN)).steps and not world.plan(of(a=LAN)).waiting
+
+
+def vms(*named: tuple[str, str, list[str]], networks: dict[str, str]) -> Fleet:
+    """(name, name before, networks) of VMs, and networks with their names before."""
+    rows = documents({})[:1]
+    head = {"apiVersion": "metald/v1"}
+    for name, before in networks.items():
+        meta = {"name": name, "tenant": "acme"} | ({"renamedFrom": before} if before else {})
+        rows.append({**head, "kind": "Network", "metadata": meta})
+    for name, before, places in named:
+        meta = {"name": name, "tenant": "acme"} | ({"renamedFrom": before} if before else {})
+        spec = {**LAN, "interfaces": [{"network": place} for place in places]}
+        rows.append({**head, "kind": "VM", "metadata": meta, "spec": spec})
+    return fleet_of(rows)
+
+
+def taps(world: World) -> list[str]:
+    entries = (m.spec.get("interfaces", ()) for m in world.managed.values())
+    return [entry["tap"] for interfaces in entries for entry in interfaces]
+
+
+def test_a_name_used_again_after_a_rename_is_another_interface() -> None:
+    world, lan = World(), {"front": ""}
+    world.apply(vms(("a", "", []), networks=lan))
+    world.apply(vms(("c", "a", []), networks=lan))
+    world.apply(vms(("c", "", ["front"]), networks=lan))
+    world.apply(vms(("b", "c", ["front"]), networks=lan))
+    world.apply(vms(("b", "", ["front"]), ("c", "", ["front"]), networks=lan))
+    assert len(set(taps(world))) == 2
+
+
+def test_a_network_name_used_again_after_a_rename_is_another_interface() -> None:
+    world = World()
+    world.apply(vms(("a", "", ["front"]), networks={"front": ""}))
+    world.apply(vms(("a", "", ["back"]), networks={"back": "front"}))
+    world.apply(vms(("a", "", ["back", "front"]), networks={"back": "", "front": ""}))
+    assert len(set(taps(world))) == 2
+
+
+def test_a_link_of_ours_whose_alias_was_changed_does_not_stay() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    tap = world.tap_of("vm/acme/a")
+    bare = of(a={**LAN, "interfaces": [], "power": "stopped"})
+    world.carry_out(world.plan(bare), steps=0)
+    world.taps[tap] = replace(world.taps[tap], alias="metald ? ?")
+    world.apply(bare)
+    assert tap not in world.taps
