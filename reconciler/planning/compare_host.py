@@ -78,14 +78,19 @@ def remove_orphans(
     """
     taps, elements = expected
     orphans = [state for name, state in sorted(network.taps.items()) if name not in taps]
-    ours = [state for state in orphans if is_ours(inputs.ledger, *_alias_parts(state))]
+    ours = [
+        state
+        for state in orphans
+        if ("tap", state.name) in inputs.ledger.taken
+        or is_ours(inputs.ledger, *_alias_parts(state))
+    ]
     foreign = {state.name for state in orphans} - {state.name for state in ours}
     draft.warnings.extend(
         f"link {name} carries metald's alias but is not of this state folder; left alone"
         for name in sorted(foreign)
     )
-    # A kill between creating a link and naming it leaves one without alias: its name, which
-    # only our ledger ever held, is the proof then.
+    # A kill between creating a link and naming it leaves one without alias, and an alias can be
+    # changed: its name, which only our ledger ever held, is the proof then.
     nameless = [
         name for name in sorted(network.foreign - taps) if ("tap", name) in inputs.ledger.taken
     ]
