@@ -189,13 +189,15 @@ async def _stop(context: Context, operation: StopVm) -> None:
     driver = context.world.drivers.get(operation.hypervisor)
     if driver is None:
         raise BugError(f"no driver named {operation.hypervisor}", subject=operation.uid)
-    verdict = operation.verdict
-    if verdict in {"completed", "failed", "stopped"}:
-        record = replace(_record(context, operation.uid), intent=verdict, reason=operation.reason)
-        if verdict != "stopped":
-            # The verdict first: a crash after the clean-up must not read as a crash of the VM.
-            context.store.record_vms([record])
+    if operation.verdict == "deleted":
         await driver.stop(operation.uid, graceful=operation.graceful)
-        context.store.record_vms([record])
         return
+    # Stopped to be started again: cut short in between, it is one that is not started yet.
+    intent = "stopped" if operation.verdict == "restarting" else operation.verdict
+    record = replace(_record(context, operation.uid), intent=intent, reason=operation.reason)
+    if operation.verdict != "stopped":
+        # Before the clean-up: a crash after it must not read as a crash of the VM.
+        context.store.record_vms([record])
     await driver.stop(operation.uid, graceful=operation.graceful)
+    if operation.verdict != "restarting":
+        context.store.record_vms([record])
