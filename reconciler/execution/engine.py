@@ -213,7 +213,7 @@ class Engine:
         if not (chosen.steps or chosen.registrations or chosen.releases):
             self._confirm(chosen, ())
             self._forget_retries(chosen)
-            return Outcome(chosen, remaining=_blocked(chosen))
+            return Outcome(chosen, remaining=_remaining(chosen))
         with self.store.grouped():
             run_id = self.store.begin_run(chosen, call.request.source, now_s=self.clock())
             call.terms.on_begin(run_id)
