@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from reconciler.errors import DriverError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element, port_elements
-from reconciler.model.ledger import Ledger
+from reconciler.model.ledger import Ledger, VmRecord
 from reconciler.model.observed import NetworkState, TapState, Unknown, VmPhase, VmState
 from reconciler.model.plan import AttachTap
 from reconciler.model.resolved import LaunchSpec, Port, link_alias
@@ -61,6 +61,8 @@ class Host(World):
         self.ports: dict[str, Port] = {}
         self.seen = Seen()
         self.strangers = Strangers()
+        # How each VM ended since it was last started, unless metald itself ended it.
+        self.causes: dict[str, set[str]] = {}
         self.changes = 0
         self.starts = 0
 
@@ -187,6 +189,7 @@ class Host(World):
                 raise DriverError(f"no such link: {interface.tap}")
             self.taps[interface.tap] = replace(tap, attached=launch.holds_taps)
         self.vms[launch.uid] = VmState(launch.uid, phase, launch, 4711, self.boot_id)
+        self.causes.pop(launch.uid, None)
         self.starts += 1
 
     def _require_recorded(self, launch: LaunchSpec) -> None:
@@ -235,6 +238,19 @@ class Host(World):
             left = sorted(e for e in self.elements if entry["tap"] in e.key)
             require(not left, f"law 2: {left} stay, forgotten")
 
+    def judging(self, record: VmRecord) -> None:
+        """A VM's verdict is about to be recorded: it must have ended so."""
+        causes = self.causes.get(record.uid, set())
+        if record.intent == "started":
+            # From now on one that is gone without a trace counts as one that was started.
+            self.causes[record.uid] = {"dead"}
+        if record.intent == "completed":
+            require("off" in causes, f"{self.name(record.uid)} completed? {causes} {record}")
+        if record.intent == "failed":
+            spec = next(m.spec for m in self.on_record().managed.values() if m.uid == record.uid)
+            fatal = {"dead", "panicked"} | ({"reboot"} if spec["power"] == "paused" else set())
+            require(bool(causes & fatal), f"{self.name(record.uid)} failed? {causes} {record}")
+
     # -- what happens by itself -------------------------------------------------------------
 
     def end(self, uid: str, phase: str) -> None:
@@ -254,6 +270,8 @@ class Host(World):
 
     def reboot(self) -> None:
         """Everything volatile is gone; what belongs to others comes back by itself."""
+        for uid in self.vms:
+            self.causes.setdefault(uid, set()).add("reboot")
         theirs, others = self.strangers, {"lo", "eth0"}
         self.reboot_host()
         self.ports.clear()

@@ -13,7 +13,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from reconciler.errors import BugError, MetaldError, SpecError
 from reconciler.execution.engine import Engine, Request
@@ -21,7 +21,7 @@ from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.sqlite import SqliteReader, open_reader, open_store
 from reconciler.model.addresses import kind_of
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Hold, Ledger
+from reconciler.model.ledger import Hold, Ledger, VmRecord
 from reconciler.model.observed import VmState
 from reconciler.model.plan import Plan
 from reconciler.paths import StatePaths
@@ -90,7 +90,7 @@ class Simulation:
         self.loop = VirtualLoop()
         self.loop.close()
         self.began_s = 1_800_000_000.0
-        self.jumped = False
+        self.events = 0
         self.world = make_world(self.host)
         self.store = open_store(self.paths, clock=self.now_s)
         self.reader: SqliteReader = open_reader(self.paths)
@@ -136,7 +136,7 @@ class Simulation:
         request = Request(self.specs.fleet(), SOURCE, Scope(by_hand=True))
         drawn = self.rng.random()
         if drawn < 0.45:
-            self.apply(request, "apply")
+            self.apply_and_look(request)
         elif drawn < 0.8:
             daemon = replace(request, scope=Scope(), strict=False, limit=UNATTENDED)
             self.apply(daemon, "pass of the daemon")
@@ -149,11 +149,26 @@ class Simulation:
         else:
             self.refuse(replace(request, fleet=self.specs.broken()))
 
+    def apply_and_look(self, request: Request) -> None:
+        """What is said to be complete must be so, unless something happened meanwhile."""
+        before = self.events
+        outcome = self.apply(request, "apply")
+        if outcome is None or not outcome.is_complete or self.events != before:
+            return
+        self.faults.quiet()
+        plan = self.plan(request)
+        assert plan is not None
+        if not any(recovery.verdict != "start" for recovery in plan.recoveries):
+            require(plan.is_empty, f"said to be complete, and left is {plan}")
+
     def engine(self) -> Engine:
         def before(name: str, args: tuple[object, ...]) -> None:
             self._record = None
             if name == "retire":
                 self.host.retiring(str(args[0]))
+            if name == "record_vms":
+                for record in cast(list[VmRecord], args[0]):
+                    self.host.judging(record)
 
         self._record = None
         store = failing(self.store, self.faults, before)
@@ -280,6 +295,7 @@ class Simulation:
 
     def something_ends(self) -> None:
         """A VMM or its guest ends, or somebody deletes a link: at any moment."""
+        self.events += 1
         uids, taps = self.ours(), self.our_taps()
         how = self.rng.choice(("dead", "off", "panicked", "tap"))
         if how == "tap" and taps:
@@ -291,6 +307,7 @@ class Simulation:
             self.faults.trace(f"  {self.host.name(uid)} is {how}")
             if self.host.vms[uid].phase.value != "dead":  # type: ignore[union-attr]  # ours() filters
                 self.host.end(uid, how)
+                self.host.causes.setdefault(uid, set()).add(how)
 
     def something_happens(self) -> None:
         taps = self.our_taps()
@@ -382,6 +399,7 @@ class Simulation:
         self.host.check()
         require(not (self.ours() or self.our_taps()), "destroy leaves VMs or taps")
         require(not self.on_record().managed, "destroy leaves resources on record")
+        require(set(self.host.sysctls.values()) == {"0"}, "destroy leaves sysctls as it set them")
 
 
 __all__ = ["Simulation", "SpecError", "Totals", "Violation", "make_template"]
