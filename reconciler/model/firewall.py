@@ -14,7 +14,7 @@ from reconciler.model.resolved import Port
 
 TABLE = "metald"
 FAMILY = "inet"
-# Who may open traffic to whom: (zone of the source, target address, protocol, ports).
+# Who may open traffic to whom: (zone of the source, class of the target, protocol, ports).
 ALLOW = "allow"
 
 
@@ -30,16 +30,30 @@ class Element:
     value: str = ""
 
 
+def zone_class(zone: int) -> str:
+    """A zone as nft spells a class id, which a packet's priority holds: ``major:minor``, hex."""
+    return f"{zone >> 16:x}:{zone & 0xFFFF:x}"
+
+
+def allow_element(source_zone: int, target_zone: int, protocol: str, ports: str) -> Element:
+    """Lets one network open traffic to another; ``protocol`` and ``ports`` as nft lists them."""
+    return Element(ALLOW, (str(source_zone), zone_class(target_zone), protocol, ports))
+
+
 def port_elements(port: Port) -> frozenset[Element]:
     """The elements that bind one port's sources and place it in its network's zone.
 
-    ``taps``: which links are ours. ``zone_of``: link → zone. ``bound``: which (link, MAC,
-    address) may send. ``targets``: the same for the target of neighbour discovery, written
-    as a number because nft reads it as raw payload. ``members``: which address is in which
-    zone.
+    ``taps``: which links are ours. ``zone_of`` and ``class_of``: link → zone, twice because a
+    mark and a priority are of different types. ``bound``: which (link, MAC, address) may send.
+    ``targets``: the same for the target of neighbour discovery, written as a number because nft
+    reads it as raw payload. ``members``: which address is in which zone.
     """
     zone = str(port.zone)
-    elements = {Element("taps", (port.tap,)), Element("zone_of", (port.tap,), zone)}
+    elements = {
+        Element("taps", (port.tap,)),
+        Element("zone_of", (port.tap,), zone),
+        Element("class_of", (port.tap,), zone_class(port.zone)),
+    }
     for address in (*port.addresses, port.link_local):
         elements.add(Element("bound", (port.tap, port.mac, address)))
         number = f"{int(IPv6Address(address)):#x}"

@@ -27,6 +27,7 @@ _CONTAINERS = frozenset({"set", "map"})
 _SHAPES: Mapping[str, tuple[int, bool]] = {
     "taps": (1, False),
     "zone_of": (1, True),
+    "class_of": (1, True),
     "bound": (3, False),
     "targets": (3, False),
     "members": (2, False),

@@ -13,7 +13,9 @@ from ipaddress import IPv6Address
 from reconciler.model.resolved import GATEWAY_MAC, Port
 from reconciler.network.tun import VNET_HEADER_BYTES, open_tap
 
-HOP_BY_HOP, UDP, ROUTING, FRAGMENT, ICMPV6, DESTINATION = 0, 17, 43, 44, 58, 60
+HOP_BY_HOP, TCP, UDP, ROUTING, FRAGMENT, ICMPV6, DESTINATION = 0, 6, 17, 43, 44, 58, 60
+SYN, PSH, ACK = 0x02, 0x08, 0x10
+ECHO_REQUEST, ECHO_REPLY = 128, 129
 ROUTER_SOLICIT, ROUTER_ADVERT, NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, REDIRECT = range(133, 138)
 MLD_REPORT = 143
 ALL_NODES, ALL_ROUTERS, MLD_ROUTERS = "ff02::1", "ff02::2", "ff02::16"
@@ -110,6 +112,23 @@ def _checksum(source: str, target: str, header: int, message: bytes) -> int:
 def udp_packet(source: str, target: str, data: bytes, **options: tuple[int, int]) -> bytes:
     """A whole UDP packet."""
     return ipv6(source, target, udp(source, target, data, **options), header=UDP)
+
+
+def tcp_packet(
+    source: str, target: str, data: bytes, *, ports: tuple[int, int], state: tuple[int, int, int]
+) -> bytes:
+    """A whole TCP segment; ``state`` is its flags, sequence and acknowledgement numbers."""
+    flags, sequence, acknowledged = state
+    head = struct.pack("!HHIIBBH", *ports, sequence, acknowledged, 5 << 4, flags, 65535)
+    total = _checksum(source, target, TCP, head + bytes(4) + data)
+    segment = head + struct.pack("!HH", total, 0) + data
+    return ipv6(source, target, segment, header=TCP)
+
+
+def echo_packet(source: str, target: str, kind: int, data: bytes) -> bytes:
+    """A whole echo request or reply, all of one identifier (RFC 4443, 4)."""
+    body = struct.pack("!HH", 7, 1) + data
+    return ipv6(source, target, icmpv6(source, target, kind, body), header=ICMPV6)
 
 
 def discovery(source: str, target: str, kind: int, body: bytes) -> bytes:

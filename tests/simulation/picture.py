@@ -12,10 +12,13 @@ from typing import Any
 
 from reconciler.model import identity
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.firewall import Element
+from reconciler.model.firewall import Element, zone_class
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import VmState
 from tests.planning.world import World
+
+# Where the keys of these elements hold zones.
+_ZONE_PARTS = {"members": (0,), "allow": (0, 1)}
 
 
 def picture(
@@ -60,7 +63,8 @@ def _names(managed: Mapping[ResourceAddress, Managed]) -> tuple[dict[str, str], 
     zones: dict[str, str] = {}
     for address, entry in managed.items():
         if "zone" in entry.spec:
-            zones[str(entry.spec["zone"])] = address
+            zone = entry.spec["zone"]
+            zones |= {str(zone): address, zone_class(zone): address}
         for interface in entry.spec.get("interfaces", ()):
             port = f"{address}#{interface['network']}"
             local = str(identity.link_local_of(interface["mac"]))
@@ -75,6 +79,6 @@ def _named(
     element: Element, names: Mapping[str, str], zones: Mapping[str, str]
 ) -> tuple[str, tuple[str, ...], str]:
     key = [names.get(part, part) for part in element.key]
-    if element.container in {"members", "allow"}:
-        key[0] = zones.get(element.key[0], f"zone {element.key[0]}")
+    for index in _ZONE_PARTS.get(element.container, ()):
+        key[index] = zones.get(element.key[index], f"zone {element.key[index]}")
     return element.container, tuple(key), zones.get(element.value, element.value)
