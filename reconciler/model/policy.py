@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from reconciler.model.base import SpecModel
+from reconciler.model.reserved import NOT_YET
 
 Protocol = Literal["any", "tcp", "udp", "icmpv6"]
 FIRST_PORT, LAST_PORT = 0, 65535
 _PORTS = re.compile(r"^(\d{1,5})-(\d{1,5})$")
-_PEER = r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$"
+_PEER = re.compile(r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$")
 
 
 def _port_range(value: object) -> object:
@@ -29,9 +31,33 @@ def _port_range(value: object) -> object:
     return value
 
 
+def _peer(value: object) -> object:
+    """The address of a network or tenant; what later versions take is refused by name."""
+    if isinstance(value, dict):
+        raise PydanticCustomError("reserved", f"a label selector {NOT_YET}")
+    if isinstance(value, str) and _is_prefix(value):
+        raise PydanticCustomError("reserved", f"a prefix as a peer {NOT_YET}")
+    if not (isinstance(value, str) and _PEER.match(value)):
+        raise PydanticCustomError("peer", "write network/TENANT/NAME, or tenant/NAME")
+    return value
+
+
+def _is_prefix(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 Ports = Annotated[int | str, BeforeValidator(_port_range)]
 Peer = Annotated[
-    str, Field(pattern=_PEER, description="network/TENANT/NAME, or tenant/NAME for all of its")
+    str,
+    BeforeValidator(_peer),
+    Field(
+        json_schema_extra={"pattern": _PEER.pattern},
+        description="network/TENANT/NAME, or tenant/NAME for all of its",
+    ),
 ]
 
 
@@ -58,6 +84,19 @@ class EgressRule(_Rule):
     """Traffic that may go out to a peer, where the peer's ingress lets it in."""
 
     peer: Peer = Field(alias="to")
+
+
+def _egress_form(value: object) -> str:
+    # Brackets, as in the names pydantic gives the branches of a union: no part of a field's path.
+    return "tuple[rules]" if isinstance(value, list | tuple) else "literal[word]"
+
+
+# Told apart by form, so that a wrong rule is not also said to be a wrong word.
+Egress = Annotated[
+    Annotated[Literal["tenant", "none"], Tag("literal[word]")]
+    | Annotated[tuple[EgressRule, ...], Field(max_length=256), Tag("tuple[rules]")],
+    Discriminator(_egress_form),
+]
 
 
 def span(ports: int | str) -> tuple[int, int]:

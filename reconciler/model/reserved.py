@@ -12,7 +12,7 @@ RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile"})
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Tenant": frozenset({"spec.quota.disk"}),
-    "Network": frozenset({"spec.dns"}),
+    "Network": frozenset({"spec.dns", "spec.ingress.types", "spec.egress.types"}),
     "VM": frozenset(
         {
             "spec.disks",
@@ -46,6 +46,8 @@ RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("Network", "spec.mode"): frozenset({"bridged"}),
     ("Network", "spec.security"): frozenset({"medium", "low"}),
     ("Network", "spec.egress"): frozenset({"internet"}),
+    ("Network", "spec.egress.to"): frozenset({"internet"}),
+    ("Network", "spec.ingress.from"): frozenset({"internet"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 

@@ -31,7 +31,7 @@ from reconciler.model.addresses import (
     vm_address,
 )
 from reconciler.model.base import SpecModel
-from reconciler.model.policy import EgressRule, IngressRule
+from reconciler.model.policy import Egress, IngressRule
 from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
 
@@ -149,7 +149,7 @@ class NetworkSpec(SpecModel):
     ingress: tuple[IngressRule, ...] = Field(
         default=(), max_length=256, description="who else may open traffic to its VMs"
     )
-    egress: Literal["tenant", "none"] | tuple[EgressRule, ...] = Field(
+    egress: Egress = Field(
         default="tenant",
         description="where its VMs may open traffic to: all networks of the tenant, nowhere, or a "
         "list; another tenant is reached only where both sides list each other",

@@ -22,8 +22,9 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import Network, Quota, Vm
+from reconciler.model.specs import Network, Quota, Vm, dump_spec
 from reconciler.planning.findings import Finding, PathPart
+from reconciler.planning.policy import idle_rules
 from reconciler.planning.renames import check_renames
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
@@ -51,6 +52,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *_hosts(fleet),
         *check_renames(fleet),
         *_rules(fleet),
+        *_idle_rules(fleet),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 
@@ -80,7 +82,7 @@ def _price_plans(fleet: Fleet) -> Iterator[Finding]:
 
 
 def _rules(fleet: Fleet) -> Iterator[Finding]:
-    """Peers of rules that are declared nowhere, and rules that can let nothing through."""
+    """Peers of rules that are declared nowhere, or that are the network itself."""
     known = [*fleet.tenants, *fleet.networks]
     for network in fleet.networks.values():
         egress = network.spec.egress if isinstance(network.spec.egress, tuple) else ()
@@ -97,6 +99,18 @@ def _rules(fleet: Fleet) -> Iterator[Finding]:
                 elif peer == network.address:
                     message = f"{peer} is this network itself, and inside it all is open"
                     yield Finding(network.address, path, message, severity="warning")
+
+
+def _idle_rules(fleet: Fleet) -> Iterator[Finding]:
+    """Rules that let nothing through, as the other side does not agree."""
+    ruled = any(n.spec.ingress or isinstance(n.spec.egress, tuple) for n in fleet.networks.values())
+    specs = {a: dump_spec(n) for a, n in fleet.networks.items()} if ruled else {}
+    for rule in idle_rules(specs):
+        other = "egress" if rule.side == "ingress" else "ingress"
+        message = f"nothing passes by this rule: the {other} of {rule.peer} does not agree"
+        hint = f"list {rule.network} in the {other} of {rule.peer}, or remove the rule"
+        path = ("spec", rule.side, rule.index)
+        yield Finding(rule.network, path, message, hint, severity="warning")
 
 
 def _unknown(

@@ -48,17 +48,62 @@ Ranges = Mapping[str, tuple[Span, ...]]
 
 def allowed_between(specs: Specs) -> tuple[Allowed, ...]:
     """Everything allowed between different networks, merged and in order."""
-    networks = [address for address in specs if kind_of(address) == "network"]
-    by_tenant: dict[str, list[ResourceAddress]] = defaultdict(list)
-    for address in networks:
-        by_tenant[tenant_of(address)].append(address)
+    by_tenant = _by_tenant(specs)
     found: list[Allowed] = []
-    for target in networks:
+    for target in (address for tenant in by_tenant.values() for address in tenant):
         let_in = _let_in(specs[target], by_tenant, specs)
         for source in sorted(let_in.keys() - {target}):
             ranges = intersection(let_in[source], _let_out(specs[source], source, target))
             found.extend(as_allowed(source, target, ranges))
     return tuple(sorted(found))
+
+
+@dataclass(frozen=True, slots=True)
+class IdleRule:
+    """A rule that lets nothing through, as no peer agrees: the ``index``-th of its ``side``
+    (ingress or egress) of ``network``; ``peer`` is one whose other side says no.
+    """
+
+    network: ResourceAddress
+    side: str
+    index: int
+    peer: ResourceAddress
+
+
+def idle_rules(specs: Specs) -> Iterator[IdleRule]:
+    """Rules that wait for the other side; one of a tenant with no other network is not told."""
+    by_tenant = _by_tenant(specs)
+    for network in (address for tenant in by_tenant.values() for address in tenant):
+        egress = specs[network].get("egress", "tenant")
+        sides = {"ingress": specs[network].get("ingress") or ()}
+        sides |= {} if isinstance(egress, str) else {"egress": egress}
+        for side, index, rule in ((s, i, r) for s in sides for i, r in enumerate(sides[s])):
+            named = rule["from" if side == "ingress" else "to"]
+            peers = [peer for peer in _networks_of(named, by_tenant, specs) if peer != network]
+            ways = ((peer, network) if side == "ingress" else (network, peer) for peer in peers)
+            own = _ranges([rule])
+            if peers and not any(_agreed(own, specs, side, way) for way in ways):
+                yield IdleRule(network, side, index, peers[0])
+
+
+def _agreed(
+    own: Ranges, specs: Specs, side: str, way: tuple[ResourceAddress, ResourceAddress]
+) -> bool:
+    """The other end of the way from source to target agrees to something of ``own``."""
+    source, target = way
+    if side == "ingress":
+        return bool(intersection(own, _let_out(specs[source], source, target)))
+    covers = {source, f"tenant/{tenant_of(source)}"}
+    rules = (rule for rule in specs[target].get("ingress") or () if rule["from"] in covers)
+    return bool(intersection(own, _ranges(rules)))
+
+
+def _by_tenant(specs: Specs) -> Mapping[str, list[ResourceAddress]]:
+    found: dict[str, list[ResourceAddress]] = defaultdict(list)
+    for address in specs:
+        if kind_of(address) == "network":
+            found[tenant_of(address)].append(address)
+    return found
 
 
 def _let_in(

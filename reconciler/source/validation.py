@@ -186,9 +186,9 @@ def _schema_step(schema: Any, node: Any, part: PathPart) -> Any:
 
 
 def _resolved(schema: Any, node: Any) -> Any:
-    """Follow references and the one object branch of a union."""
-    for branch in node.get("anyOf", ()):
-        if "$ref" in branch:
+    """Follow references and the one branch of a union that holds more, an object or a list."""
+    for branch in (*node.get("anyOf", ()), *node.get("oneOf", ())):
+        if "$ref" in branch or "items" in branch:
             node = branch
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]

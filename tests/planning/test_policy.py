@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.model.addresses import ResourceAddress, tenant_of
-from reconciler.planning.policy import PROTOCOLS, allowed_between
+from reconciler.planning.policy import PROTOCOLS, allowed_between, idle_rules
 from reconciler.planning.reach import reach, reach_delta
 
 NETWORKS = tuple(
@@ -125,3 +125,26 @@ def test_every_witness_tells_the_two_sides_apart(before: Specs, after: Specs) ->
 def test_nothing_changes_against_itself(specs: Specs) -> None:
     assert reach_delta(specs, specs) == ()
     assert allowed_between(specs) == allowed_between(dict(reversed(specs.items())))
+
+
+@given(fleets())
+def test_a_rule_is_idle_when_no_packet_of_it_passes(specs: Specs) -> None:
+    idle = {(rule.network, rule.side, rule.index) for rule in idle_rules(specs)}
+    cells = {cell for cell in table(specs) if cell[0] != cell[1]}
+    networks = [address for address in specs if address.startswith("network/")]
+    expected = set()
+    for network in networks:
+        for side, key in (("ingress", "from"), ("egress", "to")):
+            listed = specs[network][side]
+            for index, rule in enumerate(() if isinstance(listed, str) else listed):
+                peers = {rule[key], *(n for n in networks if f"tenant/{tenant_of(n)}" == rule[key])}
+                ways = [(p, network) if key == "from" else (network, p) for p in peers]
+                passing = any(cell[:2] in ways and matches_cell(rule, cell) for cell in cells)
+                if (peers & set(networks)) - {network} and not passing:
+                    expected.add((network, side, index))
+    assert idle == expected
+
+
+def matches_cell(rule: dict[str, Any], cell: tuple[str, str, str, int]) -> bool:
+    side = "from" if "from" in rule else "to"
+    return matches(rule, side, cell[0] if side == "from" else cell[1], cell[2], cell[3])

@@ -40,14 +40,12 @@ def test_case(case: str) -> None:
 def test_no_reserved_name_is_forgotten() -> None:
     """Each name of model/reserved.py is in a case, so that a new one needs a case too."""
     shown = (CASES / "reserved" / "expected.txt").read_text()
-    rows = [row for row in shown.splitlines() if "does not implement it" in row]
+    rows = [row for row in shown.replace("[0]", "").splitlines() if "not implement it" in row]
     for kind in RESERVED_KINDS:
         assert any(f"kind {kind} is part of" in row for row in rows), kind
     for kind, fields in RESERVED_FIELDS.items():
         for field in fields:
-            assert any(
-                f" {kind.lower()}/" in row and field in row.replace("[0]", "") for row in rows
-            ), (kind, field)
+            assert any(f" {kind.lower()}/" in row and field in row for row in rows), (kind, field)
     for (kind, field), values in RESERVED_VALUES.items():
         for value in values:
             assert any(
