@@ -34,7 +34,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A packet that shows whether a pair is reachable: ``port`` is its destination port."""
+    """A packet that shows whether a pair is reachable.
+
+    ``protocol`` is tcp, udp, icmpv6, or other for any that is none of these; ``port`` the
+    destination port of tcp and udp, else 0.
+    """
 
     source: End
     target: End
@@ -44,11 +48,13 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class ReachChange:
-    """Traffic that becomes possible or impossible. ``witness`` None: a side has no VM."""
+    """Traffic that becomes possible or impossible, with a packet that shows it; or, in words,
+    why no packet can.
+    """
 
     entry: Allowed
     change: Turn
-    witness: Witness | None
+    witness: Witness | str
 
 
 def reach(specs: Specs) -> tuple[Allowed, ...]:
@@ -85,32 +91,44 @@ def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
 
 
 def ends_by_network(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:
-    """The VMs of every network with their addresses there, in order."""
+    """The VMs of every network with their addresses there, in order, running ones first."""
     found: dict[ResourceAddress, list[End]] = defaultdict(list)
     for address, spec in specs.items():
         for entry in spec.get("interfaces") or () if kind_of(address) == "vm" else ():
             network = network_address(tenant_of(address), entry["network"])
             found[network].extend(End(address, text) for text in entry["addresses"])
-    return {network: tuple(sorted(ends)) for network, ends in found.items()}
+
+    def order(end: End) -> tuple[bool, End]:
+        return specs[end.vm].get("power", "running") != "running", end
+
+    return {network: tuple(sorted(ends, key=order)) for network, ends in found.items()}
 
 
-def witness(entry: Allowed, ends: Mapping[ResourceAddress, tuple[End, ...]]) -> Witness | None:
-    """One packet of this kind between two different VMs, None when a side has none."""
-    for source in ends.get(entry.source, ()):
-        for target in ends.get(entry.target, ()):
+def witness(entry: Allowed, ends: Mapping[ResourceAddress, tuple[End, ...]]) -> Witness | str:
+    """One packet of this kind between two different VMs, or why there is none."""
+    for network in (entry.source, entry.target):
+        if not ends.get(network):
+            return f"{network} has no VM"
+    protocol = "tcp" if entry.protocol == "any" else entry.protocol
+    port = max(1, entry.low) if protocol in {"tcp", "udp"} else 0
+    for source in ends[entry.source]:
+        for target in ends[entry.target]:
             if source.vm != target.vm:
-                protocol = "tcp" if entry.protocol == "any" else entry.protocol
-                return Witness(source, target, protocol, max(1, entry.low))
-    return None
+                return Witness(source, target, protocol, port)
+    return f"{ends[entry.source][0].vm} is the only VM of both networks"
 
 
 def reach_document(changes: Iterable[ReachChange]) -> list[dict[str, Any]]:
-    """``reachability`` of the plan's JSON."""
+    """``reachability`` of the plan's JSON; a null ``witness`` has a ``reason`` beside it."""
     return [
         {
             **allowed_document(change.entry),
             "change": change.change,
-            "witness": None if change.witness is None else witness_document(change.witness),
+            **(
+                {"witness": None, "reason": change.witness}
+                if isinstance(change.witness, str)
+                else {"witness": witness_document(change.witness)}
+            ),
         }
         for change in changes
     ]

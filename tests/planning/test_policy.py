@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reconciler.model.addresses import ResourceAddress, tenant_of
 from reconciler.planning.policy import PROTOCOLS, allowed_between, idle_rules
-from reconciler.planning.reach import reach, reach_delta
+from reconciler.planning.reach import Witness, reach, reach_delta, reach_document
 
 NETWORKS = tuple(
     ResourceAddress(f"network/{tenant}/{name}") for tenant in ("acme", "globex") for name in "ab"
@@ -114,7 +114,7 @@ def test_a_change_tells_exactly_what_differs(before: Specs, after: Specs) -> Non
 def test_every_witness_tells_the_two_sides_apart(before: Specs, after: Specs) -> None:
     for change in reach_delta(before, after):
         packet = change.witness
-        assert packet is not None, "every network here has a VM"
+        assert isinstance(packet, Witness), "every network here has a VM"
         cell = (change.entry.source, change.entry.target, packet.protocol, packet.port)
         specs = after if change.change == "reachable" else before
         assert may(specs, *cell)
@@ -148,3 +148,41 @@ def test_a_rule_is_idle_when_no_packet_of_it_passes(specs: Specs) -> None:
 def matches_cell(rule: dict[str, Any], cell: tuple[str, str, str, int]) -> bool:
     side = "from" if "from" in rule else "to"
     return matches(rule, side, cell[0] if side == "from" else cell[1], cell[2], cell[3])
+
+
+FRONT, BACK = ResourceAddress("network/acme/front"), ResourceAddress("network/acme/back")
+
+
+def opened(**vms: dict[str, Any]) -> dict[str, Any]:
+    """What the plan's document says when back opens to front, with these VMs."""
+    rule = {"from": FRONT, "protocol": "icmpv6"}
+    specs: Specs = {
+        FRONT: {"zone": 1},
+        BACK: {"zone": 2},
+        **{ResourceAddress(f"vm/acme/{name}"): spec for name, spec in vms.items()},
+    }
+    (entry,) = reach_document(reach_delta(specs, {**specs, BACK: {"zone": 2, "ingress": [rule]}}))
+    return entry
+
+
+def attached(*networks: str, power: str = "running") -> dict[str, Any]:
+    interfaces = [
+        {"network": network, "addresses": [f"fd00::{number}"]}
+        for number, network in enumerate(networks, start=1)
+    ]
+    return {"interfaces": interfaces, "power": power}
+
+
+def test_without_two_vms_the_reason_is_told() -> None:
+    assert opened(web=attached("front"))["reason"] == "network/acme/back has no VM"
+    assert opened(db=attached("back"))["reason"] == "network/acme/front has no VM"
+    both = opened(router=attached("front", "back"))
+    assert both["witness"] is None
+    assert both["reason"] == "vm/acme/router is the only VM of both networks"
+
+
+def test_a_running_vm_is_the_better_witness() -> None:
+    entry = opened(a=attached("front", power="stopped"), b=attached("front"), c=attached("back"))
+    packet = {"fromVm": "vm/acme/b", "from": "fd00::1", "toVm": "vm/acme/c", "to": "fd00::1"}
+    assert entry["witness"] == {**packet, "protocol": "icmpv6", "port": 0}
+    assert "reason" not in entry
