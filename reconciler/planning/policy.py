@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +47,20 @@ class Allowed:
 Ranges = Mapping[str, tuple[Span, ...]]
 
 
-def allowed_between(specs: Specs) -> tuple[Allowed, ...]:
-    """Everything allowed between different networks, merged and in order."""
+def allowed_between(
+    specs: Specs, touching: AbstractSet[ResourceAddress] | None = None
+) -> tuple[Allowed, ...]:
+    """Everything allowed between different networks, merged and in order; ``touching``: only
+    where one of the two is among these.
+    """
     by_tenant = _by_tenant(specs)
     found: list[Allowed] = []
     for target in (address for tenant in by_tenant.values() for address in tenant):
         let_in = _let_in(specs[target], by_tenant, specs)
-        for source in sorted(let_in.keys() - {target}):
+        sources = let_in.keys() - {target}
+        if touching is not None and target not in touching:
+            sources &= touching
+        for source in sorted(sources):
             ranges = intersection(let_in[source], _let_out(specs[source], source, target))
             found.extend(as_allowed(source, target, ranges))
     return tuple(sorted(found))
@@ -109,12 +117,14 @@ def _by_tenant(specs: Specs) -> Mapping[str, list[ResourceAddress]]:
 def _let_in(
     spec: Mapping[str, Any], by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
 ) -> dict[ResourceAddress, Ranges]:
-    """What a network lets in, by source network."""
-    rules: dict[ResourceAddress, list[Mapping[str, Any]]] = defaultdict(list)
-    for rule in spec.get("ingress") or ():
+    """What a network lets in, by source network; sources of the same rules share the ranges."""
+    rules = spec.get("ingress") or ()
+    matching: dict[ResourceAddress, tuple[int, ...]] = defaultdict(tuple)
+    for index, rule in enumerate(rules):
         for source in _networks_of(rule["from"], by_tenant, specs):
-            rules[source].append(rule)
-    return {source: _ranges(entries) for source, entries in rules.items()}
+            matching[source] += (index,)
+    ranges = {which: _ranges(rules[i] for i in which) for which in set(matching.values())}
+    return {source: ranges[which] for source, which in matching.items()}
 
 
 def _networks_of(

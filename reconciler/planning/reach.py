@@ -72,8 +72,15 @@ def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
 
     A network's reach of itself comes and goes with the network, and is not told.
     """
-    old = ranges_by_pair(allowed_between(before))
-    new = ranges_by_pair(allowed_between(after))
+    changed = {
+        address
+        for address in before.keys() | after.keys()
+        if kind_of(address) == "network" and before.get(address) != after.get(address)
+    }
+    if not changed:
+        return ()
+    old = ranges_by_pair(allowed_between(before, changed))
+    new = ranges_by_pair(allowed_between(after, changed))
     ends_before, ends_after = ends_by_network(before), ends_by_network(after)
     found: list[ReachChange] = []
     for pair in sorted(old.keys() | new.keys()):
