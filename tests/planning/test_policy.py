@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +14,7 @@ from reconciler.model.addresses import ResourceAddress, tenant_of
 from reconciler.planning.policy import PROTOCOLS, allowed_between, idle_rules
 from reconciler.planning.reach import Witness, reach, reach_delta, reach_document
 
+ROOT = Path(__file__).parents[2]
 NETWORKS = tuple(
     ResourceAddress(f"network/{tenant}/{name}") for tenant in ("acme", "globex") for name in "ab"
 )
@@ -186,3 +190,12 @@ def test_a_running_vm_is_the_better_witness() -> None:
     packet = {"fromVm": "vm/acme/b", "from": "fd00::1", "toVm": "vm/acme/c", "to": "fd00::1"}
     assert entry["witness"] == {**packet, "protocol": "icmpv6", "port": 0}
     assert "reason" not in entry
+
+
+def test_what_is_told_of_reach_has_the_published_form() -> None:
+    published = json.loads((ROOT / "specs/schema/output/plan.json").read_text())
+    entries = [
+        opened(web=attached("front")),
+        opened(web=attached("front"), db=attached("back")),
+    ]
+    jsonschema.validate(entries, published["properties"]["reachability"])
