@@ -1,0 +1,40 @@
+"""How figures are taken and told: each beside the floor it is compared with, in the same run.
+
+Used by every test of this folder. Ratios are printed, never asserted: the machine is shared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+
+ROUNDS = 7
+
+
+def timed(body: Callable[[], object]) -> float:
+    """Seconds of wall clock that ``body`` took."""
+    started = time.perf_counter()
+    body()
+    return time.perf_counter() - started
+
+
+def paired(
+    figure: Callable[[], object], floor: Callable[[], object], rounds: int = ROUNDS
+) -> tuple[float, float]:
+    """Median seconds of the figure and of its floor, taken in turns: both meet the same weather."""
+    pairs = [(timed(figure), timed(floor)) for _ in range(rounds)]
+    figures, floors = zip(*pairs, strict=True)
+    return statistics.median(figures), statistics.median(floors)
+
+
+def report(what: str, figure_s: float, floor: str, floor_s: float, goal: str) -> None:
+    """Print one row: the figure, the floor's name and time, their ratio and the goal."""
+    ratio = figure_s / floor_s
+    print(f"\n{what}: {figure_s:.4g} s; {floor}: {floor_s:.4g} s; ratio {ratio:.3g} (goal {goal})")
+
+
+def command(*words: str) -> Callable[[], object]:
+    """A body for ``timed``: the command, run to its end. Raises when it fails."""
+    return lambda: subprocess.run(words, check=True, capture_output=True, timeout=600)
