@@ -1,6 +1,7 @@
 """What the next run needs to remember, in SQL.
 
-Rules as loaded, sysctls as found, the last observation, the last good spec files.
+Rules as loaded, sysctls as found, the last observation, the last good spec files
+and where they came from, the last words told.
 Functions over a connection inside a transaction that ``sqlite.py`` opened.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from reconciler.execution.state.records import SavedObservation
+from reconciler.execution.state.records import SavedObservation, SourceRecord
 
 
 def set_firewall(db: sqlite3.Connection, template: str, listing: str) -> None:
@@ -68,3 +69,31 @@ def good_documents(db: sqlite3.Connection, source: str) -> dict[str, str]:
     """Text by file name."""
     rows = db.execute("SELECT file, text FROM documents WHERE source = ? ORDER BY file", (source,))
     return dict(rows.fetchall())
+
+
+def save_source(db: sqlite3.Connection, source: str, record: SourceRecord) -> None:
+    """Replace what is known of ``source``."""
+    db.execute(
+        "INSERT OR REPLACE INTO sources (source, root, commit_id, author, applied_commit)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (source, record.root, record.commit, record.author, record.applied),
+    )
+
+
+def source_record(db: sqlite3.Connection, source: str) -> SourceRecord | None:
+    """What is known of ``source``, if anything."""
+    row = db.execute(
+        "SELECT root, commit_id, author, applied_commit FROM sources WHERE source = ?", (source,)
+    ).fetchone()
+    return None if row is None else SourceRecord(*row)
+
+
+def save_last_words(db: sqlite3.Connection, document: str) -> None:
+    """Replace what was last told."""
+    db.execute("INSERT OR REPLACE INTO last_words (id, document) VALUES (1, ?)", (document,))
+
+
+def last_words(db: sqlite3.Connection) -> str:
+    """What was last told; empty when nothing ever was."""
+    row = db.execute("SELECT document FROM last_words").fetchone()
+    return "" if row is None else str(row[0])

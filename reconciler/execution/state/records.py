@@ -139,6 +139,19 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """Where the last good documents of a source came from. ``root``: the folder that paths in
+    them are relative to. ``commit`` and ``author``: empty outside a repository. ``applied``: the
+    last commit that was wholly so on this host, empty when none was.
+    """
+
+    root: str
+    commit: str = ""
+    author: str = ""
+    applied: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SavedObservation:
     """The last complete observation, as JSON text, and when it was made."""
 

@@ -30,6 +30,7 @@ from reconciler.execution.state.records import (
     Run,
     RunChange,
     SavedObservation,
+    SourceRecord,
     StepRecord,
 )
 from reconciler.files import sync_folder
@@ -116,6 +117,16 @@ class SqliteReader:
         """Last good text per file."""
         with self._database.reading() as db:
             return documents.good_documents(db, source)
+
+    def source_record(self, source: str) -> SourceRecord | None:
+        """Where the good documents of a source came from."""
+        with self._database.reading() as db:
+            return documents.source_record(db, source)
+
+    def last_words(self) -> str:
+        """What was last told."""
+        with self._database.reading() as db:
+            return documents.last_words(db)
 
     def confirmation(self) -> Confirmation | None:
         """The change that awaits confirmation."""
@@ -282,6 +293,16 @@ class SqliteStore(SqliteReader):
         """Make these the good documents of a source."""
         with self._database.writing() as db:
             documents.save_documents(db, source, files)
+
+    def save_source(self, source: str, record: SourceRecord) -> None:
+        """Remember where the good documents of a source came from."""
+        with self._database.writing() as db:
+            documents.save_source(db, source, record)
+
+    def save_last_words(self, document: str) -> None:
+        """Keep what was told."""
+        with self._database.writing() as db:
+            documents.save_last_words(db, document)
 
     def purge(self) -> None:
         """Delete the database, its log first: killed in between, what is left still opens."""

@@ -26,6 +26,7 @@ from reconciler.execution.state.records import (
     Run,
     RunChange,
     SavedObservation,
+    SourceRecord,
     StepRecord,
 )
 from reconciler.model.addresses import ResourceAddress
@@ -87,6 +88,12 @@ class FactsReader(Protocol):
 
     def good_documents(self, source: str) -> Mapping[str, str]:
         """Last good text per file of ``source``."""
+
+    def source_record(self, source: str) -> SourceRecord | None:
+        """Where the good documents of ``source`` came from, None when there never were any."""
+
+    def last_words(self) -> str:
+        """What was last told of everything (JSON text), empty when nothing ever was."""
 
     def confirmation(self) -> Confirmation | None:
         """The change that awaits confirmation, None when there is none."""
@@ -205,6 +212,12 @@ class FactsWriter(Protocol):
 
     def save_documents(self, source: str, files: Mapping[str, str]) -> None:
         """Make ``files`` (text by file name) the good documents of ``source``; others go."""
+
+    def save_source(self, source: str, record: SourceRecord) -> None:
+        """Remember where the good documents of ``source`` came from."""
+
+    def save_last_words(self, document: str) -> None:
+        """Keep what was told of everything (JSON text), in the place of what was kept before."""
 
 
 class Store(Reader, LedgerWriter, JournalWriter, FactsWriter, Protocol):

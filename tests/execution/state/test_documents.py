@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reconciler.execution.state.records import SavedObservation
+from reconciler.execution.state.records import SavedObservation, SourceRecord
 from reconciler.execution.state.sqlite import SqliteStore
 
 
@@ -36,3 +36,19 @@ def test_good_documents_are_those_of_the_last_save_per_source(store: SqliteStore
     store.save_documents("/specs", {"b.yaml": "3", "c.yaml": "4"})
     assert store.good_documents("/specs") == {"b.yaml": "3", "c.yaml": "4"}
     assert store.good_documents("/other") == {"a.yaml": "9"}
+
+
+def test_where_good_documents_came_from_is_kept_per_source(store: SqliteStore) -> None:
+    assert store.source_record("/specs") is None
+    store.save_source("/specs", SourceRecord("/specs"))
+    store.save_source("git://host/fleet", SourceRecord("/cache/1", "abc", "Ann <a@example.com>"))
+    store.save_source("git://host/fleet", SourceRecord("/cache/2", "def", "Ann", "abc"))
+    assert store.source_record("/specs") == SourceRecord("/specs")
+    assert store.source_record("git://host/fleet") == SourceRecord("/cache/2", "def", "Ann", "abc")
+
+
+def test_the_last_words(store: SqliteStore) -> None:
+    assert store.last_words() == ""
+    store.save_last_words("{}")
+    store.save_last_words('{"pass": "failed"}')
+    assert store.last_words() == '{"pass": "failed"}'
