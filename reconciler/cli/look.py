@@ -32,7 +32,7 @@ def _seen(settings: Settings) -> tuple[Any, Any]:
     return Seen(looking.ledger, looking.observed, looking.generations), looking.events
 
 
-def _print(data: Any, output: str) -> bool:
+def print_document(data: Any, output: str) -> bool:
     """Print data for programs; False when a table is wanted."""
     if output == "json":
         print_json(data)
@@ -54,7 +54,7 @@ def status(ctx: click.Context, output: str, as_json: bool) -> None:
 
     seen, _ = _seen(settings)
     document = status_document(seen)
-    if _print(document, "json" if as_json else output):
+    if print_document(document, "json" if as_json else output):
         return
     phases = ", ".join(f"{count} {phase}" for phase, count in sorted(document["phases"].items()))
     click.echo(f"VMs: {phases or 'none'}; network {document['network']}")
@@ -112,7 +112,7 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: b
         document["items"] = [e for e in document["items"] if e["resource"] == full]
         if not document["items"]:
             raise MetaldError(f"no such {singular} is managed here", subject=full)
-    if _print(document, "json" if as_json else output):
+    if print_document(document, "json" if as_json else output):
         return
     if singular == "vm":
         _vm_table(document["items"])
@@ -146,8 +146,8 @@ def describe(ctx: click.Context, address: str, output: str, as_json: bool) -> No
             "nothing by that address is managed here", subject=address, hint="see metald get vm"
         )
     document = description(seen, managed, events)
-    if not _print(document, "json" if as_json else output):
-        _print(document, "yaml")
+    if not print_document(document, "json" if as_json else output):
+        print_document(document, "yaml")
 
 
 @click.command()

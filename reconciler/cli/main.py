@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Keep the specs applied; the daemon."),
     "status": ("look", "What runs, and how it is."),
     "get": ("look", "List resources of a kind."),
+    "drift": ("drift", "What differs from what is on record."),
     "describe": ("look", "Everything about one resource."),
     "events": ("look", "What happened."),
     "history": ("history", "The runs of this host."),

@@ -32,6 +32,7 @@ def test_every_document_matches_its_schema(host: Host) -> None:
     for kind in ("tenant", "network", "vm", "image", "host", "priceplan"):
         check("list", host.json("get", kind))
     check("status", host.json("status"))
+    check("drift", host.json("drift"))
     lines = host.run("events", "--json").stdout.splitlines()
     assert lines
     for line in lines:
