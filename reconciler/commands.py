@@ -94,12 +94,14 @@ def run(
 def start_detached(argv: Sequence[str]) -> None:
     """Start a program that outlives us, in a session of its own, without our streams.
 
-    Raises TransientError when it cannot be started.
+    It is no child of ours, so that a daemon that started it has nobody to reap. Raises
+    TransientError when it cannot be started.
     """
     try:
-        subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+        subprocess.run(
+            ["setsid", "--fork", *argv],  # noqa: S607 - found like the programs of `run`
+            check=True, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
     except OSError as error:
         raise TransientError(f"cannot be started: {error.strerror}", subject=argv[0]) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import enter_host, print_json, run
+from reconciler.cli.common import enter_host, run
 from reconciler.cli.options import (
     hash_option,
     json_option,
@@ -22,6 +22,7 @@ from reconciler.cli.options import (
     verbose_option,
     yes_option,
 )
+from reconciler.cli.output import print_json
 from reconciler.cli.plan_text import show_plan
 from reconciler.cli.progress import Reporter
 from reconciler.errors import MetaldError

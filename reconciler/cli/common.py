@@ -1,9 +1,8 @@
-"""What commands share: settings from the context, entering the host, printing data."""
+"""What commands share: settings from the context, and entering the host."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Coroutine
@@ -61,8 +60,3 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def print_json(data: Any) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli.common import enter_host, print_json, run
+from reconciler.cli.common import enter_host, run
+from reconciler.cli.output import output_options, print_data
 from reconciler.errors import EXIT_FAILED
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red")}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@output_options
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> int:
+def doctor(ctx: click.Context, output: str) -> int:
     """Check privileges, kernel, programs, acceleration, cgroups and neighbours."""
     settings = enter_host(ctx)
     from reconciler.daemon.doctor import examine  # noqa: PLC0415 - netlink only when needed
 
     findings = run(examine(settings))
-    if as_json:
-        items = [
-            {"check": f.check, "level": f.level, "found": f.found, "remedy": f.remedy}
-            for f in findings
-        ]
-        print_json({"format": "metald.doctor/v1", "items": items})
-    else:
+    items = [
+        {"check": f.check, "level": f.level, "found": f.found, "remedy": f.remedy} for f in findings
+    ]
+    if not print_data({"format": "metald.doctor/v1", "items": items}, output):
         for finding in findings:
             mark, colour = _MARKS[finding.level]
             remedy = f" ({finding.remedy})" if finding.remedy else ""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reconciler.cli.common import enter_host, run
-from reconciler.cli.look import json_option, output_option, print_document
+from reconciler.cli.output import output_options, print_data
 from reconciler.cli.text import safe, shown
 from reconciler.errors import EXIT_CHANGES
 
@@ -16,14 +16,11 @@ _FIELDS_SHOWN = 6
 
 
 @click.command()
-@output_option
-@json_option
+@output_options
 @click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when something differs.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every field.")
 @click.pass_context
-def drift(
-    ctx: click.Context, output: str, as_json: bool, detailed_exitcode: bool, verbose: bool
-) -> int:
+def drift(ctx: click.Context, output: str, detailed_exitcode: bool, verbose: bool) -> int:
     """Show what differs from what was last applied, as it is on record."""
     settings = enter_host(ctx)
     from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
@@ -31,7 +28,7 @@ def drift(
 
     looking = run(look(settings))
     document = drift_document(looking.observed, looking.ledger)
-    if not print_document(document, "json" if as_json else output):
+    if not print_data(document, output):
         for line in drift_lines(document, verbose=verbose):
             click.echo(line)
     return EXIT_CHANGES if detailed_exitcode and document["drifted"] else 0

@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import enter_host, print_json, run, settings_of
-from reconciler.cli.options import json_option
+from reconciler.cli.common import enter_host, run, settings_of
+from reconciler.cli.output import output_options, print_data
 from reconciler.cli.text import safe
 from reconciler.errors import MetaldError
 
 
 @click.group(invoke_without_command=True)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, help="How many runs.")
-@json_option
+@output_options
 @click.pass_context
-def history(ctx: click.Context, limit: int, as_json: bool) -> None:
+def history(ctx: click.Context, limit: int, output: str) -> None:
     """The runs of this host, newest first: commit, author, plan, outcome."""
     if ctx.invoked_subcommand is not None:
         return
@@ -26,8 +26,7 @@ def history(ctx: click.Context, limit: int, as_json: bool) -> None:
 
     with closing(_reader(ctx)) as reader:
         document = history_document(reader.runs(limit))
-    if as_json:
-        print_json(document)
+    if print_data(document, output):
         return
     for row in document["items"]:
         at = f" at {row['commit'][:12]} by {row['author']}" if row["commit"] else ""
@@ -39,9 +38,9 @@ def history(ctx: click.Context, limit: int, as_json: bool) -> None:
 
 @history.command("show")
 @click.argument("number", type=click.IntRange(min=1))
-@json_option
+@output_options
 @click.pass_context
-def show(ctx: click.Context, number: int, as_json: bool) -> None:
+def show(ctx: click.Context, number: int, output: str) -> None:
     """One run: what it set out to change, and what became of each step."""
     from reconciler.execution.history import run_document  # noqa: PLC0415
 
@@ -51,8 +50,7 @@ def show(ctx: click.Context, number: int, as_json: bool) -> None:
             raise MetaldError("no such run is on record", subject=f"run {number}",
                               hint="see metald history")  # fmt: skip
         document = run_document(found, reader.changes(run=number), reader.steps(number))
-    if as_json:
-        print_json(document)
+    if print_data(document, output):
         return
     click.echo(f"run {number}: {document['outcome']}, plan {document['plan']}")
     click.echo(f"from {safe(document['source'])} {document['commit']} {safe(document['author'])}")
@@ -67,9 +65,9 @@ def show(ctx: click.Context, number: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("address")
-@json_option
+@output_options
 @click.pass_context
-def why(ctx: click.Context, address: str, as_json: bool) -> None:
+def why(ctx: click.Context, address: str, output: str) -> None:
     """Why a resource is as it is: the runs, commits and failures behind it, and what is next."""
     settings = enter_host(ctx)
     from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
@@ -86,8 +84,7 @@ def why(ctx: click.Context, address: str, as_json: bool) -> None:
         document = why_document(reader, reader.ledger(time.time()), resource, status)
     if not (document["managed"] or document["causes"] or document["events"]):
         raise MetaldError("nothing is known of it here", subject=address, hint="see metald get vm")
-    if as_json:
-        print_json(document)
+    if print_data(document, output):
         return
     for line in why_lines(document):
         click.echo(safe(line))

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from reconciler.cli.common import print_json, settings_of
+from reconciler.cli.common import settings_of
+from reconciler.cli.options import json_option
+from reconciler.cli.output import output_options, print_data, print_json
 from reconciler.errors import MetaldError
 from reconciler.hypervisors.image import BuiltImage, build_minimal
 from reconciler.hypervisors.image import verify as verify_image
 from reconciler.hypervisors.image.builder import MINIMAL
 from reconciler.paths import StatePaths
+
+IMAGE_FORMAT = "metald.image/v1"
 
 
 @click.group()
@@ -26,7 +30,7 @@ def image() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep downloaded packages in this folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@json_option
 @click.pass_context
 def build(ctx: click.Context, name: str, cache: Path | None, as_json: bool) -> None:
     """Build the image NAME (`minimal`) from the distribution's kernel and busybox."""
@@ -35,22 +39,20 @@ def build(ctx: click.Context, name: str, cache: Path | None, as_json: bool) -> N
     images = _folder(ctx)
     built = build_minimal(images, cache=cache, progress=lambda line: click.echo(line, err=as_json))
     if as_json:
-        print_json(_item(built))
+        print_json({"format": IMAGE_FORMAT, **_item(built)})
     else:
         click.echo(f"{built.name}: kernel {built.kernel_release}, in {built.kernel.parent}")
 
 
 @image.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
+@output_options
 @click.pass_context
-def list_images(ctx: click.Context, as_json: bool) -> None:
+def list_images(ctx: click.Context, output: str) -> None:
     """List the images built here."""
     images = _folder(ctx)
     found = [verify_image(images, MINIMAL)] if (images / MINIMAL).is_dir() else []
-    if as_json:
-        print_json(
-            {"format": "metald.list/v1", "kind": "image", "items": [_item(i) for i in found]}
-        )
+    items = [_item(entry) for entry in found]
+    if print_data({"format": "metald.list/v1", "kind": "builtimage", "items": items}, output):
         return
     for entry in found:
         click.echo(f"{entry.name}  {entry.kernel_release}  kernel sha256 {entry.kernel_sha256}")
@@ -60,11 +62,15 @@ def list_images(ctx: click.Context, as_json: bool) -> None:
 
 @image.command()
 @click.argument("name")
+@json_option
 @click.pass_context
-def verify(ctx: click.Context, name: str) -> None:
+def verify(ctx: click.Context, name: str, as_json: bool) -> None:
     """Read an image's files and compare them with the digests of its build."""
     found = verify_image(_folder(ctx), name)
-    click.echo(f"{found.name}: both files are as built")
+    if as_json:
+        print_json({"format": IMAGE_FORMAT, **_item(found)})
+    else:
+        click.echo(f"{found.name}: both files are as built")
 
 
 def _folder(ctx: click.Context) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -9,18 +10,15 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import enter_host, print_json, run, settings_of
+from reconciler.cli.common import enter_host, run, settings_of
+from reconciler.cli.output import output_options, print_data, yaml_text
+from reconciler.cli.text import safe
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.settings import Settings
 
 KINDS = ("tenant", "network", "vm", "image", "host", "priceplan")
 FOLLOW_PAUSE_S = 0.5
-output_option = click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table",
-    help="How to print it.",
-)  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Same as -o json.")
 
 
 def _seen(settings: Settings) -> tuple[Any, Any]:
@@ -32,35 +30,24 @@ def _seen(settings: Settings) -> tuple[Any, Any]:
     return Seen(looking.ledger, looking.observed, looking.generations), looking.events
 
 
-def print_document(data: Any, output: str) -> bool:
-    """Print data for programs; False when a table is wanted."""
-    if output == "json":
-        print_json(data)
-    elif output == "yaml":
-        import yaml  # noqa: PLC0415
-
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
-    return output != "table"
-
-
 @click.command()
-@output_option
-@json_option
+@output_options
 @click.pass_context
-def status(ctx: click.Context, output: str, as_json: bool) -> None:
+def status(ctx: click.Context, output: str) -> None:
     """What runs here, and how it is."""
     settings = enter_host(ctx)
     from reconciler.execution.views import status_document  # noqa: PLC0415
 
     seen, _ = _seen(settings)
     document = status_document(seen)
-    if print_document(document, "json" if as_json else output):
+    if print_data(document, output):
         return
     phases = ", ".join(f"{count} {phase}" for phase, count in sorted(document["phases"].items()))
     click.echo(f"VMs: {phases or 'none'}; network {document['network']}")
     _vm_table(document["vms"])
     for hold in document["held"]:
-        click.echo(f"held: {hold['resource']} by {hold['owner']}: {hold['reason']}")
+        until = f" (until {hold['until']})" if hold["until"] else ""
+        click.echo(f"held: {hold['resource']} by {hold['owner']}: {safe(hold['reason'])}{until}")
 
 
 def _vm_table(items: list[dict[str, Any]]) -> None:
@@ -94,10 +81,9 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 @click.command()
 @click.argument("kind")
 @click.argument("name", required=False)
-@output_option
-@json_option
+@output_options
 @click.pass_context
-def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: bool) -> None:
+def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     """List resources of KIND (a spec's kind in small letters), or the one called NAME."""
     singular = kind.lower().removesuffix("s")
     if singular not in KINDS:
@@ -112,7 +98,10 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: b
         document["items"] = [e for e in document["items"] if e["resource"] == full]
         if not document["items"]:
             raise MetaldError(f"no such {singular} is managed here", subject=full)
-    if print_document(document, "json" if as_json else output):
+    if print_data(document, output):
+        return
+    if not document["items"]:
+        click.echo(f"no {singular} is managed here")
         return
     if singular == "vm":
         _vm_table(document["items"])
@@ -131,10 +120,9 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str, as_json: b
 
 @click.command()
 @click.argument("address")
-@output_option
-@json_option
+@output_options
 @click.pass_context
-def describe(ctx: click.Context, address: str, output: str, as_json: bool) -> None:
+def describe(ctx: click.Context, address: str, output: str) -> None:
     """Everything about one resource: identity, allocations, process, events."""
     settings = enter_host(ctx)
     from reconciler.execution.views import description  # noqa: PLC0415
@@ -146,20 +134,19 @@ def describe(ctx: click.Context, address: str, output: str, as_json: bool) -> No
             "nothing by that address is managed here", subject=address, hint="see metald get vm"
         )
     document = description(seen, managed, events)
-    if not print_document(document, "json" if as_json else output):
-        print_document(document, "yaml")
+    if not print_data(document, output):
+        for line in yaml_text(document).splitlines():
+            click.echo(safe(line))
 
 
 @click.command()
 @click.option("--follow", is_flag=True, help="Go on as events come.")
 @click.option("--resource", help="Only events of this resource.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, help="How many at first.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document per line.")
+@output_options
 @click.pass_context
-def events(
-    ctx: click.Context, follow: bool, resource: str | None, limit: int, as_json: bool
-) -> None:
-    """What happened, oldest first."""
+def events(ctx: click.Context, follow: bool, resource: str | None, limit: int, output: str) -> None:
+    """What happened, oldest first. With --json one document a line."""
     settings = settings_of(ctx)
     from reconciler.execution.state.sqlite import open_reader  # noqa: PLC0415
     from reconciler.paths import StatePaths  # noqa: PLC0415
@@ -170,18 +157,22 @@ def events(
         while True:
             for event in found:
                 last = event.id
-                _show_event(event.to_json(), as_json=as_json)
+                _show_event(event.to_json(), output)
             if not follow:
                 return
             time.sleep(FOLLOW_PAUSE_S)
             found = reader.events(after_id=last, resource=resource)
 
 
-def _show_event(event: dict[str, Any], *, as_json: bool) -> None:
-    import json  # noqa: PLC0415
-
-    if as_json:
-        click.echo(json.dumps(event))
+def _show_event(event: dict[str, Any], output: str) -> None:
+    document = {"format": "metald.event/v1", **event}
+    if output == "json":
+        click.echo(json.dumps(document))  # one a line, so that a program can follow
+        return
+    if output == "yaml":
+        click.echo("---")
+        print_data(document, output)
         return
     mark = "!" if event["kind"] == "Warning" else " "
-    click.echo(f"{event['at']} {mark} {event['resource']}  {event['reason']}: {event['message']}")
+    what = f"{event['resource']}  {event['reason']}: {event['message']}"
+    click.echo(f"{event['at']} {mark} {safe(what)}")

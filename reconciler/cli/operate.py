@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from reconciler.cli.apply import seconds_of
 from reconciler.cli.common import enter_host, run
+from reconciler.cli.options import json_option
+from reconciler.cli.output import print_json
 
 
 @click.command()
@@ -15,8 +19,11 @@ from reconciler.cli.common import enter_host, run
 @click.option("--reason", default="held by hand", show_default=True, help="Shown by every plan.")
 @click.option("--for", "seconds", callback=seconds_of, metavar="DURATION",
               help="End it by itself, like 2h.")  # fmt: skip
+@json_option
 @click.pass_context
-def hold(ctx: click.Context, address: str | None, reason: str, seconds: float | None) -> int:
+def hold(
+    ctx: click.Context, address: str | None, reason: str, seconds: float | None, as_json: bool
+) -> int:
     """Take a resource (a tenant with all it owns; without ADDRESS everything) out of the loop."""
     settings = enter_host(ctx)
     from reconciler.daemon.access import perform  # noqa: PLC0415 - netlink only when needed
@@ -24,18 +31,26 @@ def hold(ctx: click.Context, address: str | None, reason: str, seconds: float | 
     owner = os.environ.get("SUDO_USER") or "root"
     arguments = {"address": address, "owner": owner, "reason": reason, "seconds": seconds}
     done = run(perform(settings, "hold", arguments, lambda _: None))
-    click.echo(f"{done['resource']} is held: nothing is done to it until metald unhold")
+    _tell(done, f"{done['resource']} is held: nothing is done to it until metald unhold", as_json)
     return 0
 
 
 @click.command()
 @click.argument("address", required=False)
+@json_option
 @click.pass_context
-def unhold(ctx: click.Context, address: str | None) -> int:
+def unhold(ctx: click.Context, address: str | None, as_json: bool) -> int:
     """Let the loop have a held resource (without ADDRESS: everything) again."""
     settings = enter_host(ctx)
     from reconciler.daemon.access import perform  # noqa: PLC0415
 
     done = run(perform(settings, "unhold", {"address": address}, lambda _: None))
-    click.echo(f"{done['resource']} is no longer held")
+    _tell(done, f"{done['resource']} is no longer held", as_json)
     return 0
+
+
+def _tell(done: Mapping[str, Any], line: str, as_json: bool) -> None:
+    if as_json:
+        print_json({key: done[key] for key in ("format", "resource", "held")})
+    else:
+        click.echo(line)

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import enter_host, print_json, run
+from reconciler.cli.common import enter_host, run
 from reconciler.cli.options import json_option, location_arguments, part_options, source_options
 from reconciler.cli.options import verbose_option as verbose
+from reconciler.cli.output import print_json
 from reconciler.errors import EXIT_CHANGES, MetaldError
 from reconciler.settings import Settings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from reconciler import files
+from reconciler.cli.output import output_options, print_data
 from reconciler.errors import EXIT_FAILED, MetaldError, Problem
 from reconciler.model.fleet import Fleet
 from reconciler.model.specs import KINDS
@@ -15,8 +16,8 @@ from reconciler.model.specs import KINDS
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
-def validate(paths: tuple[Path, ...], as_json: bool) -> int:
+@output_options
+def validate(paths: tuple[Path, ...], output: str) -> int:
     """Parse and check specs, offline. Reports every problem of every PATH."""
     from reconciler.source.tree import load  # noqa: PLC0415 - YAML only when needed
 
@@ -28,9 +29,7 @@ def validate(paths: tuple[Path, ...], as_json: bool) -> int:
         problems.extend(loaded.problems)
         warnings.extend(loaded.warnings)
         counts.append(summary(loaded.fleet))
-    if as_json:
-        click.echo(json.dumps(_document(problems, warnings), indent=2))
-    else:
+    if not print_data(_document(problems, warnings), output):
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)
         for problem in problems:

@@ -34,6 +34,9 @@ from reconciler.planning.planfile import PlanFile, refuse_moved, what_moved
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
 
+HOLD_FORMAT = "metald.hold/v1"
+REFRESH_FORMAT = "metald.refresh/v1"
+
 
 @dataclass(slots=True)
 class Operations:
@@ -187,7 +190,7 @@ class Operations:
         before = recorded(self.store)[0] if self.store.last_observation() else None
         now = await self.engine.refresh()
         moved = what_moved((before, ledger), (now, ledger)) if before else ()
-        return Reply({"format": "metald.refresh/v1", "first": before is None, "moved": list(moved)})
+        return Reply({"format": REFRESH_FORMAT, "first": before is None, "moved": list(moved)})
 
     async def hold(self, arguments: Arguments, _: Emit) -> Reply:
         """``address`` (none: everything), ``owner``, ``reason``, ``seconds``: leave it alone."""
@@ -200,14 +203,14 @@ class Operations:
         self.store.add_hold(
             Hold(subject, arguments["owner"], arguments["reason"], now_s, "", until_s)
         )
-        return Reply({"resource": subject, "held": True})
+        return Reply({"format": HOLD_FORMAT, "resource": subject, "held": True})
 
     async def unhold(self, arguments: Arguments, _: Emit) -> Reply:
         """``address`` (none: everything): let the loop have it again."""
         subject = _held_subject(arguments)
         if not self.store.remove_hold(subject):
             raise MetaldError("nothing holds it", subject=subject, hint="see metald status")
-        return Reply({"resource": subject, "held": False})
+        return Reply({"format": HOLD_FORMAT, "resource": subject, "held": False})
 
     def _watched(self, location: Location) -> Location:
         """The location to apply; under a daemon only its own, as it was started with."""

@@ -7,13 +7,15 @@ from typing import Any
 
 from reconciler.execution.state.records import Run, RunChange, StepRecord
 from reconciler.execution.state.store import Reader
+from reconciler.execution.views import LIST_FORMAT
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger
 from reconciler.model.times import rfc3339
 
-HISTORY_FORMAT = "metald.history/v1"
 RUN_FORMAT = "metald.run/v1"
 WHY_FORMAT = "metald.why/v1"
+# It goes on, or its process was killed.
+UNFINISHED = "unfinished"
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -26,14 +28,14 @@ def run_row(run: Run) -> dict[str, Any]:
         "commit": run.commit,
         "author": run.author,
         "plan": run.plan_id,
-        "outcome": run.outcome or "going on, or killed",
+        "outcome": run.outcome or UNFINISHED,
         "detail": run.detail,
     }
 
 
 def history_document(runs: tuple[Run, ...]) -> dict[str, Any]:
     """The latest runs, newest first."""
-    return {"format": HISTORY_FORMAT, "items": [run_row(run) for run in runs]}
+    return {"format": LIST_FORMAT, "kind": "run", "items": [run_row(run) for run in runs]}
 
 
 def run_document(
@@ -94,7 +96,7 @@ def _cause(change: RunChange, run: Run | None) -> dict[str, Any]:
         "source": run.source,
         "commit": run.commit,
         "author": run.author,
-        "outcome": run.outcome or "going on, or killed",
+        "outcome": run.outcome or UNFINISHED,
     }
 
 

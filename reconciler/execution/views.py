@@ -154,7 +154,12 @@ def status_document(seen: Seen) -> dict[str, Any]:
         else f"unknown: {network.reason}",
         "phases": phases,
         "held": [
-            {"resource": hold.address, "owner": hold.owner, "reason": hold.reason}
+            {
+                "resource": hold.address,
+                "owner": hold.owner,
+                "reason": hold.reason,
+                "until": None if hold.until_s is None else rfc3339(hold.until_s),
+            }
             for hold in seen.ledger.holds.values()
         ],
         "vms": vms,

@@ -65,7 +65,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
                 "resource": recovery.resource,
                 "verdict": recovery.verdict,
                 "reason": recovery.reason,
-                "notBefore": recovery.not_before_s,
+                "notBefore": rfc3339(recovery.not_before_s) if recovery.not_before_s else None,
             }
             for recovery in plan.recoveries
         ],

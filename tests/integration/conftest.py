@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.host import Host, build_image, hosts
+from tests.integration.shell import Shell, shell
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,10 @@ def minimal_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def host(netns: str, minimal_image: Path) -> Iterator[Host]:
     yield from hosts(netns, minimal_image)
+
+
+@pytest.fixture
+def metald(host: Host) -> Iterator[Shell]:
+    """Commands on the host of the test, in one process."""
+    with shell(host.environment) as opened:
+        yield opened
