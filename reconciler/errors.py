@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -62,6 +62,14 @@ class Problem:
         parts = [f"{self.file}:{self.line}:{self.column}", self.resource, self.field, self.message]
         text = ": ".join(part for part in parts if part)
         return f"{text} ({self.hint})" if self.hint else text
+
+    def named_within(self, folder: str) -> Problem:
+        """The same, its file (and others it speaks of) named by their path inside ``folder``."""
+        if not folder:
+            return self
+        prefix = f"{folder}/"
+        message = self.message.replace(prefix, "")
+        return replace(self, file=self.file.removeprefix(prefix), message=message)
 
 
 class SpecError(MetaldError):

@@ -6,6 +6,7 @@ Read once by ``cli`` and handed down; nothing else looks at the environment or t
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,7 +25,8 @@ class Settings:
 
     ``parallelism``: VM operations at a time, twice the cores because starting mostly waits.
     ``drift_interval_s``: seconds between looks for drift in `watch` and `serve`; 30 costs
-    little and heals before a person notices.
+    little and heals before a person notices; a remote repository is asked as often.
+    ``notifications``: as written, read by ``daemon.notify.targets_from``.
     """
 
     state_dir: Path = DEFAULT_STATE_DIR
@@ -32,6 +34,8 @@ class Settings:
     netns: str = ""
     parallelism: int = 2 * (os.cpu_count() or 1)
     drift_interval_s: float = 30.0
+    notifications: Any = None
+    config_file: Path = DEFAULT_CONFIG_FILE
 
 
 _KEYS: Mapping[str, str] = {
@@ -40,6 +44,7 @@ _KEYS: Mapping[str, str] = {
     "netns": "netns",
     "parallelism": "parallelism",
     "driftInterval": "drift_interval_s",
+    "notifications": "notifications",
 }
 
 
@@ -60,6 +65,8 @@ def load(config: Path | None, given: Mapping[str, Any]) -> Settings:
         settings.netns,
         settings.parallelism,
         settings.drift_interval_s,
+        settings.notifications,
+        config or DEFAULT_CONFIG_FILE,
     )
 
 
@@ -101,4 +108,9 @@ def _converted(name: str, value: Any) -> Any:
         if number < 1:
             raise ValueError("must be at least 1")
         return number
-    return float(value) if name == "drift_interval_s" else str(value)
+    if name == "drift_interval_s":
+        seconds = float(value)
+        if not 1 <= seconds < math.inf:
+            raise ValueError("must be a number of seconds, at least 1")
+        return seconds
+    return value if name == "notifications" else str(value)

@@ -114,6 +114,6 @@ class Confirming:
     def _note(self, pending: Confirmation, kind: str, reason: str, message: str) -> None:
         event = Event(
             time.time(), "host/local", "Warning" if kind == "Warning" else "Normal", reason,
-            message, run=pending.run,
+            message, run=pending.run, commit=asked_by(pending).source.commit,
         )  # fmt: skip
         self.store.add_events([event])

@@ -6,16 +6,17 @@ From a repository only committed content counts. Blocking: the daemon reads in a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import MetaldError
+from reconciler.errors import MetaldError, Problem, SpecError
 from reconciler.planning.render import SourceInfo
 from reconciler.source.content import Cache
-from reconciler.source.fallback import load_with_fallback
+from reconciler.source.fallback import load_last_good, load_with_fallback
 from reconciler.source.git import GitSource, is_remote, is_repository
-from reconciler.source.tree import Loaded, load
+from reconciler.source.gitcall import without_password
+from reconciler.source.tree import Loaded, load, root_of
 
 GIT_DEADLINE_S = 60.0
 
@@ -53,8 +54,9 @@ class Location:
 
     @property
     def name(self) -> str:
-        """What this source is called in state and events."""
-        return f"{self.place}@{self.ref}" if self.ref else self.place
+        """What this source is called in state and events; a password in its URL stays out."""
+        place = without_password(self.place)
+        return f"{place}@{self.ref}" if self.ref else place
 
     def at(self, commit: str) -> Location:
         """The same source at one commit."""
@@ -86,6 +88,11 @@ class Source:
         return self._git is not None
 
     @property
+    def is_remote(self) -> bool:
+        """Only asking tells what there is, and an answer may take its time."""
+        return self._git is not None and self._git.watched is None
+
+    @property
     def watched(self) -> Path | None:
         """What to watch for changes; None where only asking again tells (a remote)."""
         return Path(self.location.place) if self._git is None else self._git.watched
@@ -103,14 +110,35 @@ class Source:
     def load(self) -> tuple[Loaded, SourceInfo]:
         """Everything or nothing. Raises SpecError with every problem of the tree."""
         tree = self.tree()
-        loaded = load(tree.path, self._parsed)
+        loaded = self._shown(load(tree.path, self._parsed), tree.path)
         loaded.require()
         return loaded, tree.info
 
-    def load_with_fallback(self, last_good: Mapping[str, str]) -> tuple[Loaded, SourceInfo]:
-        """What is good of it, and for broken files what was last good."""
-        tree = self.tree()
-        return load_with_fallback(tree.path, last_good, self._parsed), tree.info
+    def load_with_fallback(self, tree: Tree, last_good: Mapping[str, str]) -> Loaded:
+        """What is good of a tree, and for its broken files what was last good."""
+        try:
+            return self._shown(load_with_fallback(tree.path, last_good, self._parsed), tree.path)
+        except SpecError as error:
+            raise SpecError(self._named(error.problems, tree.path)) from error
+
+    def load_last_good(self, root: Path, last_good: Mapping[str, str]) -> Loaded:
+        """What was last good, whatever stands at the source now."""
+        return self._shown(load_last_good(root, last_good, self._parsed), root)
+
+    def _shown(self, loaded: Loaded, root: Path) -> Loaded:
+        """With the names of files as people know them: not those of our copies of a commit."""
+        if self._git is None:
+            return loaded
+        problems = self._named(loaded.problems, root)
+        warnings = self._named(loaded.warnings, root)
+        within = str(root_of(root))
+        return replace(loaded, problems=problems, warnings=warnings, named_within=within)
+
+    def _named(self, problems: tuple[Problem, ...], root: Path) -> tuple[Problem, ...]:
+        if self._git is None:
+            return problems
+        within = str(root_of(root))
+        return tuple(entry.named_within(within) for entry in problems)
 
 
 def _git_source(location: Location, cache: Path) -> GitSource | None:

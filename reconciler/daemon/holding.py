@@ -75,7 +75,9 @@ def _close(store: SqliteStore, run: Run) -> str:
     begun = ", ".join(f"{step.key}" for step in left if step.status == "started")
     message = f"run {run.id} was cut off with {len(left)} of {len(steps)} steps not done"
     message += f"; in doubt and looked at again: {begun}" if begun else "; none was in doubt"
-    event = Event(time.time(), "host/local", "Warning", "RunResumed", message, run=run.id)
+    event = Event(
+        time.time(), "host/local", "Warning", "RunResumed", message, run=run.id, commit=run.commit
+    )
     with store.grouped():
         store.finish_run(run.id, "interrupted", message)
         store.add_events([event])

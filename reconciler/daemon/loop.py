@@ -10,18 +10,23 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from reconciler.daemon.asking import Asking
 from reconciler.daemon.exits import ExitWatch
 from reconciler.daemon.holding import Held
 from reconciler.daemon.keeping import Desired, Keeper
 from reconciler.daemon.operations import Operations
+from reconciler.daemon.telling import Teller
+from reconciler.daemon.transitions import look_of_failure, look_of_pass, look_of_source
 from reconciler.errors import MetaldError
 from reconciler.execution.executor import StepProgress
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import outcome_word
 from reconciler.execution.state.records import Event
+from reconciler.model.ledger import Ledger
 from reconciler.source.watching import changes
 
 RETRY_S = 5.0
@@ -30,14 +35,19 @@ OnLine = Callable[[str], None]
 
 @dataclass(slots=True)
 class Loop:
-    """Keeps one source applied until it is told to stop. ``interval_s``: between looks."""
+    """Keeps one source applied until it is told to stop. ``interval_s``: between looks.
+
+    ``asking``: for a remote source, what asks it.
+    """
 
     held: Held
     operations: Operations
     keeper: Keeper
+    teller: Teller
     interval_s: float
     on_line: OnLine
-    _complaint: str = ""
+    asking: Asking | None = None
+    _complaint: tuple[str, str] = ("", "")
     _due_s: float = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -52,6 +62,7 @@ class Loop:
             asyncio.create_task(self._watch(wake, stop)),
             asyncio.create_task(_wake_on(stop, wake)),
         ]
+        helpers[0].add_done_callback(self._watching_ended)
         wake.set()
         try:
             while not stop.is_set():
@@ -68,9 +79,18 @@ class Loop:
 
     async def _watch(self, wake: asyncio.Event, stop: asyncio.Event) -> None:
         watched = self.keeper.source.watched
-        if watched is not None:
+        if self.asking is not None:
+            await self.asking.run(wake.set, stop)
+        elif watched is not None:
             async for _ in changes(watched, stop):
                 wake.set()
+
+    def _watching_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._complain(
+                f"the source is watched no longer ({task.exception()}); it is looked at every "
+                f"{self.interval_s:g} s"
+            )
 
     async def _sleep(self, wake: asyncio.Event) -> None:
         """Until woken, or until a back-off, a retry or a deadline is due."""
@@ -90,6 +110,8 @@ class Loop:
         except MetaldError as error:
             self._due_s = time.time() + RETRY_S
             self._complain(str(error))
+            if self.teller.is_heard:
+                self.teller.tell(look_of_failure(error, time.time(), self.operations.commit))
 
     async def _pass(self) -> None:
         async with self.operations.turn:
@@ -97,26 +119,58 @@ class Loop:
             desired = await self.keeper.desired()
             if desired is None:
                 self._complain("\n".join(self.keeper.problems))
+                if self.teller.is_heard:
+                    self.teller.tell(look_of_source(self.keeper.problems, time.time()))
                 return
+            self.operations.commit = desired.source.commit
             outcome = await self.held.engine.apply(
                 desired.request, on_progress=self._progress, stop=self.operations.stop
             )
         self._conclude(desired, outcome)
 
     def _complain(self, text: str) -> None:
-        """Say it, and record it, when it is new."""
-        if text == self._complaint:
+        """Say it, and record it, when it is new: the text, or the commit it is about."""
+        commit = self.operations.commit
+        if (text, commit) == self._complaint:
             return
-        self._complaint = text
+        self._complaint = (text, commit)
         self.on_line(f"error: {text}")
-        event = Event(time.time(), "host/local", "Warning", "SourceOrPassFailed", text)
+        self._record("Warning", "SourceOrPassFailed", text)
+
+    def _record(self, kind: Literal["Normal", "Warning"], reason: str, text: str) -> None:
+        commit = self.operations.commit
+        event = Event(time.time(), "host/local", kind, reason, text, commit=commit)
         try:
             self.held.store.add_events([event])
         except MetaldError as error:
             self.on_line(f"error: not recorded: {error}")
 
     def _conclude(self, desired: Desired, outcome: Outcome) -> None:
-        self._plan_next(outcome)
+        ledger = self.held.engine.survey.ledger()
+        self._plan_next(outcome, ledger)
+        self._say(desired, outcome)
+        plan = outcome.plan
+        left_alone = [f"{a}: left alone: {why}" for a, why in (*plan.blocked, *plan.refused)]
+        complaints = [*desired.complaints, *left_alone, *plan.warnings]
+        if complaints:
+            self._complain("\n".join(complaints))
+        elif self._complaint[0] and outcome.is_complete:
+            self.on_line("all is well again")
+            self._record("Normal", "Resolved", "all is well again")
+            self._complaint = ("", "")
+        if outcome.is_complete and not plan.refused:
+            event = self.keeper.conclude(desired)
+            if event is not None:
+                self.held.store.add_events([event])
+        if self.teller.is_heard:
+            self.teller.tell(
+                look_of_pass(
+                    outcome, ledger, problems=desired.problems, commit=desired.source.commit,
+                    at_s=time.time(),
+                )
+            )  # fmt: skip
+
+    def _say(self, desired: Desired, outcome: Outcome) -> None:
         plan = outcome.plan
         for change in plan.changes:
             self.on_line(f"{change.resource}: {change.action}: {change.reason}")
@@ -128,19 +182,12 @@ class Loop:
             count = len(desired.request.fleet)
             at = f" at {desired.source.commit[:12]}" if desired.source.commit else ""
             self.on_line(f"pass: {outcome_word(outcome)}; {count} resources desired{at}")
-        left_alone = [f"{a}: left alone: {why}" for a, why in (*plan.blocked, *plan.refused)]
-        complaints = [*desired.problems, *left_alone, *plan.warnings]
-        if complaints:
-            self._complain("\n".join(complaints))
-        elif self._complaint and outcome.is_complete:
-            self.on_line("all is well again")
-            self._complaint = ""
 
-    def _plan_next(self, outcome: Outcome) -> None:
+    def _plan_next(self, outcome: Outcome, ledger: Ledger) -> None:
         """When to look again without being woken."""
-        ledger = self.held.engine.survey.ledger()
         moments = [entry.not_before_s for entry in outcome.plan.recoveries]
         moments += [entry.not_before_s for entry in ledger.retries.values()]
+        moments += [hold.until_s for hold in outcome.plan.held if hold.until_s is not None]
         pending = self.held.store.confirmation()
         if pending is not None:
             moments.append(pending.deadline_s)

@@ -115,6 +115,11 @@ class Notifier:
         self.dropped = 0
         """Notifications lost to full queues, since the start."""
 
+    @property
+    def has_targets(self) -> bool:
+        """There is anybody to notify."""
+        return bool(self._lanes)
+
     def send(self, notifications: Iterable[Notification]) -> None:
         """Queue for every target; a full queue loses its oldest. Never waits, never raises."""
         for notification in notifications:

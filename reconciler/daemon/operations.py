@@ -22,6 +22,7 @@ from reconciler.execution.confirming import Asked, rejection_of
 from reconciler.execution.engine import Engine, Request, Terms
 from reconciler.execution.observation import recorded
 from reconciler.execution.outcome import Outcome
+from reconciler.execution.state.records import Event
 from reconciler.execution.state.store import Store
 from reconciler.model.addresses import EVERYTHING, ResourceAddress
 from reconciler.model.fleet import Fleet
@@ -44,7 +45,7 @@ class Operations:
 
     ``watching``: the source a daemon keeps applied; None in a one-shot command.
     ``interrupted``: what a killed writer left undone, told to whoever applies next.
-    ``stop``: set to start no further steps.
+    ``stop``: set to start no further steps. ``commit``: what the daemon keeps applied now.
     """
 
     engine: Engine
@@ -57,6 +58,7 @@ class Operations:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     wake: Callable[[], None] = lambda: None
+    commit: str = ""
 
     def handlers(self) -> Mapping[str, Callable[[Arguments, Emit], Awaitable[Reply]]]:
         """By operation name, as served on the control socket."""
@@ -129,13 +131,14 @@ class Operations:
         loaded, source = await asyncio.to_thread(
             Source(location.at(arguments["commit"]), cache).load
         )
-        head, head_source = await asyncio.to_thread(now.load_with_fallback, {})
+        head_tree = await asyncio.to_thread(now.tree)
+        head = await asyncio.to_thread(now.load_with_fallback, head_tree, {})
         scope = Scope(by_hand=True)
         request = Request(
             loaded.fleet, source, scope, explain=loaded.problem_of,
             limit=limit(arguments), agreed=_agreed(arguments),
         )  # fmt: skip
-        asked = Asked(head.fleet, head_source, scope)
+        asked = Asked(head.fleet, head_tree.info, scope)
         reason = f"rolled back to {source.commit[:12]}"
         rejection = rejection_of(asked, loaded.fleet, at_s=time.time(), reason=reason)
         terms = Terms(_agreed(arguments), on_begin=lambda _: self.store.reject(rejection))
@@ -200,9 +203,10 @@ class Operations:
         until_s = now_s + seconds if seconds else None
         if subject != EVERYTHING:
             self._check_known(frozenset({subject}))
-        self.store.add_hold(
-            Hold(subject, arguments["owner"], arguments["reason"], now_s, "", until_s)
-        )
+        owner, reason = arguments["owner"], arguments["reason"]
+        with self.store.grouped():
+            self.store.add_hold(Hold(subject, owner, reason, now_s, "", until_s))
+            self._note(subject, "Held", f"{owner}: {reason}")
         return Reply({"format": HOLD_FORMAT, "resource": subject, "held": True})
 
     async def unhold(self, arguments: Arguments, _: Emit) -> Reply:
@@ -210,15 +214,19 @@ class Operations:
         subject = _held_subject(arguments)
         if not self.store.remove_hold(subject):
             raise MetaldError("nothing holds it", subject=subject, hint="see metald status")
+        self._note(subject, "Unheld", "the hold was lifted")
         return Reply({"format": HOLD_FORMAT, "resource": subject, "held": False})
+
+    def _note(self, subject: ResourceAddress, reason: str, message: str) -> None:
+        event = Event(time.time(), subject, "Normal", reason, message, commit=self.commit)
+        self.store.add_events([event])
 
     def _watched(self, location: Location) -> Location:
         """The location to apply; under a daemon only its own, as it was started with."""
         if self.watching is None:
             return location
-        if (location.place, location.ref or self.watching.ref) != (
-            self.watching.place, self.watching.ref,
-        ):  # fmt: skip
+        named = Location(location.place, location.ref or self.watching.ref)
+        if named.name != self.watching.name:
             raise RefusedError(
                 f"the daemon keeps {self.watching.name} applied and would undo {location.name}",
                 subject=location.name,

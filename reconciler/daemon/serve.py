@@ -9,11 +9,15 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+from reconciler.daemon.asking import Asking
 from reconciler.daemon.control import ControlServer
 from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.holding import hold
 from reconciler.daemon.keeping import Keeper
 from reconciler.daemon.loop import Loop
+from reconciler.daemon.notify import Notifier, Target, targets_from
+from reconciler.daemon.telling import Teller
+from reconciler.errors import MetaldError
 from reconciler.planning.guards import MaxDestroy
 from reconciler.settings import Settings
 
@@ -28,24 +32,45 @@ async def run_daemon(
 ) -> None:
     """Keep ``location`` applied until SIGTERM or SIGINT; a pass in progress ends its steps first.
 
-    Raises RefusedError naming the holder when another process has the lock.
+    Raises RefusedError naming the holder when another process has the lock, MetaldError when
+    the settings are wrong.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    targets = targets_of(settings)
     with hold(settings) as held:
         operations = held.operations(watching=location)
-        keeper = Keeper(Source(location, held.state.sources), held.store, held.run, limit)
 
         def ask() -> None:
             operations.stop.set()
             stop.set()
 
+        def trouble(line: str) -> None:
+            on_line(f"error: notifications: {line}")
+
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ask)
-        async with ControlServer(held.run.control, operations.handlers(), held.holder):
+        async with (
+            Notifier(targets, trouble) as notifier,
+            ControlServer(held.run.control, operations.handlers(), held.holder),
+        ):
             on_line(f"keeping {location.name} applied; looking for drift every {interval_s:g} s")
             for line in held.interrupted:
                 on_line(f"resuming: {line}")
-            await Loop(held, operations, keeper, interval_s, on_line).run(stop)
+            source = Source(location, held.state.sources)
+            asking = Asking(source, interval_s) if source.is_remote else None
+            tree = asking.tree if asking else None
+            keeper = Keeper(source, held.store, held.run, limit, tree)
+            teller = Teller(held.store, notifier, trouble)
+            await Loop(held, operations, keeper, teller, interval_s, on_line, asking).run(stop)
         held.run.source.unlink(missing_ok=True)
         on_line("stopped; the VMs go on")
+
+
+def targets_of(settings: Settings) -> tuple[Target, ...]:
+    """Whom to notify. Raises MetaldError naming the file and the entry that is wrong."""
+    try:
+        return targets_from(settings.notifications)
+    except MetaldError as error:
+        where = f"{settings.config_file}: {error.subject}"
+        raise MetaldError(error.message, subject=where, hint=error.hint) from error

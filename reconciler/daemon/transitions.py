@@ -149,9 +149,9 @@ class Transitions:
         return cls(host, MappingProxyType(known))
 
 
-def look_of_failure(error: MetaldError, at_s: float) -> Look:
+def look_of_failure(error: MetaldError, at_s: float, commit: str = "") -> Look:
     """A pass that ended with an error: of resources it says nothing."""
-    return Look({PASS: State("failed", "PassFailed", str(error))}, None, at_s)
+    return Look({PASS: State("failed", "PassFailed", str(error))}, None, at_s, commit)
 
 
 def look_of_source(problems: tuple[str, ...], at_s: float, commit: str = "") -> Look:
@@ -160,14 +160,17 @@ def look_of_source(problems: tuple[str, ...], at_s: float, commit: str = "") -> 
 
 
 def look_of_pass(
-    outcome: Outcome, ledger: Ledger, *, problems: tuple[str, ...], commit: str, at_s: float
+    outcome: Outcome, ledger: Ledger, *, problems: tuple[str, ...] | None, commit: str, at_s: float
 ) -> Look:
     """What a pass that came to its end found. ``ledger``: as of after it.
 
-    ``problems``: what is wrong with the source. What the pass left alone without judging it
-    (under a hold of its tenant, out of scope, not reached before a stop) has no state here.
+    ``problems``: what is wrong with the source, None when it was not read. What the pass left
+    alone without judging it (under a hold of its tenant, out of scope, not reached before a
+    stop) has no state here.
     """
-    states: dict[str, State] = {SOURCE: _source(problems), PASS: OK, EVERYTHING: CONVERGED}
+    states: dict[str, State] = {PASS: OK, EVERYTHING: CONVERGED}
+    if problems is not None:
+        states[SOURCE] = _source(problems)
     states.update(_resources(outcome, ledger))
     present = frozenset({SOURCE, PASS, EVERYTHING, *states, *ledger.managed})
     return Look(states, present, at_s, commit, outcome.run_id or None)

@@ -55,6 +55,20 @@ def load_with_fallback(
         return _Fallback(files, known, now.loaded.problems).loaded(broken)
 
 
+def load_last_good(root: Path, last_good: Mapping[str, str], cache: Cache | None = None) -> Loaded:
+    """What was last good, where nothing can be had of what there is now.
+
+    ``root``: what paths in the texts are relative to. Raises SpecError when this version takes
+    it no longer as a whole.
+    """
+    cache = Cache() if cache is None else cache
+    with cache.load():
+        known = [_known(root, key, text, cache) for key, text in last_good.items()]
+        loaded = as_they_are(known).loaded
+        loaded.require()
+        return loaded
+
+
 def _known(path: Path, key: str, text: str, cache: Cache) -> SourceFile:
     """A file as it was last good."""
     root = root_of(path)

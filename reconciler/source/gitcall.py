@@ -52,7 +52,7 @@ class Git:
     """git for one place. ``is_remote``: whether it may talk to anything but the local disk."""
 
     def __init__(self, place: str, *, is_remote: bool, timeout_s: float) -> None:
-        self.shown = _PASSWORD.sub("", place)
+        self.shown = without_password(place)
         self._place = place
         self._timeout_s = timeout_s
         self._protocols = _REMOTE_PROTOCOLS if is_remote else _NO_PROTOCOL
@@ -88,7 +88,7 @@ class Git:
     def said(self, done: Completed) -> str:
         """What git wrote on stderr, on one line and without a password of the URL."""
         text = " ".join(done.stderr.replace(self._place, self.shown).split())
-        return printable(_PASSWORD.sub("", text)) or f"exit code {done.code}"
+        return printable(without_password(text)) or f"exit code {done.code}"
 
     def _environment(self, folder: Path) -> dict[str, str]:
         ours = {
@@ -120,6 +120,11 @@ class Git:
         if not set_by_user:
             return _USUAL
         return Call(environment={"GIT_SSH_COMMAND": _batch_ssh(set_by_user)})
+
+
+def without_password(text: str) -> str:
+    """Text whose URLs name no user and no password."""
+    return _PASSWORD.sub("", text)
 
 
 def _batch_ssh(command: str) -> str:

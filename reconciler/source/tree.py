@@ -77,6 +77,7 @@ class Loaded:
     """A tree as loaded. ``fleet`` holds what is usable; strict callers look at ``problems``.
 
     ``good_texts``: by path inside the tree, what is worth keeping as last good content.
+    ``named_within``: a folder that people do not know, such as our copy of a commit.
     """
 
     fleet: Fleet
@@ -84,6 +85,7 @@ class Loaded:
     problems: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     good_texts: Mapping[str, str] = field(default_factory=dict)
+    named_within: str = ""
 
     def problem_of(self, finding: Finding) -> Problem:
         """A finding with its position in the files."""
@@ -93,7 +95,10 @@ class Loaded:
             return Problem("-", 0, 0, finding.message, finding.resource, name, finding.hint)
         paths = [finding.path]
         position = locate(place.text, paths, offset=place.offset, line=place.line)[finding.path]
-        return Problem(place.file, *position, finding.message, finding.resource, name, finding.hint)
+        found = Problem(
+            place.file, *position, finding.message, finding.resource, name, finding.hint
+        )
+        return found.named_within(self.named_within)
 
     def require(self) -> Fleet:
         """The fleet, when nothing is wrong with it. Raises SpecError with every problem."""
