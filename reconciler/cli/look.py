@@ -22,12 +22,12 @@ FOLLOW_PAUSE_S = 0.5
 
 
 def _seen(settings: Settings) -> tuple[Any, Any]:
-    """(what views are made of, recent events)."""
+    """(what views are made of, the look they come from)."""
     from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
     from reconciler.execution.views import Seen  # noqa: PLC0415
 
     looking = run(look(settings))
-    return Seen(looking.ledger, looking.observed, looking.generations), looking.events
+    return Seen(looking.ledger, looking.observed, looking.generations), looking
 
 
 @click.command()
@@ -38,16 +38,31 @@ def status(ctx: click.Context, output: str) -> None:
     settings = enter_host(ctx)
     from reconciler.execution.views import status_document  # noqa: PLC0415
 
-    seen, _ = _seen(settings)
-    document = status_document(seen)
+    seen, looking = _seen(settings)
+    document = status_document(seen, looking.source)
     if print_data(document, output):
         return
     phases = ", ".join(f"{count} {phase}" for phase, count in sorted(document["phases"].items()))
     click.echo(f"VMs: {phases or 'none'}; network {document['network']}")
+    _source_lines(document["source"])
     _vm_table(document["vms"])
     for hold in document["held"]:
         until = f" (until {hold['until']})" if hold["until"] else ""
         click.echo(f"held: {hold['resource']} by {hold['owner']}: {safe(hold['reason'])}{until}")
+
+
+def _source_lines(source: dict[str, Any] | None) -> None:
+    """What a daemon keeps applied, and what is wrong with it."""
+    if source is None:
+        return
+    commit, applied = source["commit"], source["applied"]
+    at = f" at {commit[:12]}" if commit else ""
+    how = [", uncommitted changes are not part of it"] if source["dirty"] else []
+    if commit and applied != commit:
+        how.append(f", last wholly applied: {applied[:12] or 'none'}")
+    click.echo(f"source: {source['path']}{at}{''.join(how)}")
+    for line in (*source["problems"], *source["notes"]):
+        click.echo(f"source: {safe(line)}")
 
 
 def _vm_table(items: list[dict[str, Any]]) -> None:
@@ -127,13 +142,13 @@ def describe(ctx: click.Context, address: str, output: str) -> None:
     settings = enter_host(ctx)
     from reconciler.execution.views import description  # noqa: PLC0415
 
-    seen, events = _seen(settings)
+    seen, looking = _seen(settings)
     managed = seen.ledger.managed.get(ResourceAddress(address))
     if managed is None:
         raise MetaldError(
             "nothing by that address is managed here", subject=address, hint="see metald get vm"
         )
-    document = description(seen, managed, events)
+    document = description(seen, managed, looking.events)
     if not print_data(document, output):
         for line in yaml_text(document).splitlines():
             click.echo(safe(line))

@@ -7,6 +7,7 @@ Called by ``cli``.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -73,19 +74,26 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """One consistent look at ledger and world, taken without the lock."""
+    """One consistent look at ledger and world, taken without the lock.
+
+    ``source``: what a daemon keeps applied, and what is wrong with it (`daemon.keeping`); None
+    when none does.
+    """
 
     ledger: Ledger
     observed: Observed
     generations: Mapping[ResourceAddress, Generations]
     runs: tuple[Run, ...]
     events: tuple[Event, ...]
+    source: Mapping[str, Any] | None
 
 
 async def look(settings: Settings) -> Looking:
     """Read the state and observe the host. Changes nothing, waits for nobody."""
     state = StatePaths(settings.state_dir)
-    world = open_world(state, RunPaths(settings.run_dir))
+    run = RunPaths(settings.run_dir)
+    world = open_world(state, run)
+    source = await _kept_applied(run)
     with closing(open_reader(state)) as reader:
         return Looking(
             reader.ledger(time.time()),
@@ -93,7 +101,20 @@ async def look(settings: Settings) -> Looking:
             reader.generations(),
             reader.runs(5),
             reader.events(limit=200),
+            source,
         )
+
+
+async def _kept_applied(run: RunPaths) -> Mapping[str, Any] | None:
+    client = await connect_or_none(run.control)
+    if client is None:
+        return None  # what stands there was written by a daemon that was killed
+    async with client:
+        try:
+            found: Mapping[str, Any] = json.loads(run.source.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None  # it has not looked at it yet
+    return found
 
 
 def last_repository(settings: Settings) -> str:

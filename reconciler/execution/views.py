@@ -139,8 +139,8 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
     }
 
 
-def status_document(seen: Seen) -> dict[str, Any]:
-    """The host at a glance: counts by phase, and every VM."""
+def status_document(seen: Seen, source: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The host at a glance: what is kept applied, counts by phase, and every VM."""
     vms = listing(seen, "vm")["items"]
     phases: dict[str, int] = {}
     for entry in vms:
@@ -152,6 +152,7 @@ def status_document(seen: Seen) -> dict[str, Any]:
         "network": "observed"
         if isinstance(network, NetworkState)
         else f"unknown: {network.reason}",
+        "source": None if source is None else dict(source),
         "phases": phases,
         "held": [
             {

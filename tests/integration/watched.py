@@ -1,0 +1,125 @@
+"""A host with a daemon that keeps a source applied; waits for what it records, not for time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from reconciler.execution.state.records import Event
+from reconciler.execution.state.sqlite import open_reader
+from reconciler.hypervisors.simulated import SimulatedDriver
+from reconciler.model.observed import VmPhase
+from tests.integration.host import SIMULATED, Host, network, tenant, vm
+
+PATIENCE_S = 60.0
+PAUSE_S = 0.02
+
+
+def fleet(owner: str, *names: str, body: str = SIMULATED) -> str:
+    """One tenant with one network, and simulated VMs in it."""
+    return tenant(owner) + network(owner, "lan") + "".join(vm(owner, n, body) for n in names)
+
+
+class Daemon:
+    """`metald watch` on a host, with its events. ``words``: the source and the options."""
+
+    def __init__(self, host: Host, *words: str) -> None:
+        self.host = host
+        self.words = words
+        self.process: subprocess.Popen[str] | None = None
+        self._reader: Any = None
+
+    def start(self) -> None:
+        """Start it, and wait until it has looked at its source."""
+        self.host.runs.source.unlink(missing_ok=True)
+        self.process = self.host.start("watch", *self.words)
+        self.until("the daemon looked", self.host.runs.source.exists)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(20)
+
+    def stop(self) -> float:
+        """End it as a service manager would; the seconds that took."""
+        assert self.process is not None
+        begin = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(60) == 0, self.host.log()
+        return time.monotonic() - begin
+
+    def until(
+        self, what: str, condition: Callable[[], object], within_s: float = PATIENCE_S
+    ) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            late = time.monotonic() > deadline
+            ended = self.process is not None and self.process.poll() is not None
+            if late or ended:
+                log = self.host.log()[-6000:]
+                pytest.fail(f"{what}: not within {within_s:g} s\n{self.source()}\n{log}")
+            time.sleep(PAUSE_S)
+
+    def events(self) -> list[Event]:
+        if not self.host.state.database.exists():
+            return []
+        with closing(open_reader(self.host.state)) as reader:
+            return list(reader.events(limit=10_000))
+
+    def until_event(self, reason: str, *, resource: str = "", commit: str = "") -> Event:
+        """Wait for an event, and give the last of that kind."""
+
+        def found() -> list[Event]:
+            return [
+                entry for entry in self.events()
+                if entry.reason == reason and resource in {"", entry.resource}
+                and commit in {"", entry.commit}
+            ]  # fmt: skip
+
+        self.until(f"{reason} {resource} {commit[:12]}", found)
+        return found()[-1]
+
+    def until_applied(self, commit: str) -> None:
+        self.until_event("Converged", commit=commit)
+
+    def source(self) -> dict[str, Any]:
+        """What `status` says of the source."""
+        try:
+            found: dict[str, Any] = json.loads(self.host.runs.source.read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def uid(self, address: str) -> str | None:
+        if not self.host.state.database.exists():
+            return None
+        with closing(open_reader(self.host.state)) as reader:
+            entry = reader.ledger(0.0).managed.get(address)  # type: ignore[call-overload]
+        return None if entry is None else str(entry.uid)
+
+    def end_vm(self, address: str, phase: VmPhase = VmPhase.DEAD) -> None:
+        """A simulated VM ends."""
+        uid = self.uid(address)
+        assert uid is not None
+        SimulatedDriver(self.host.runs).simulate_exit(uid, phase)
+
+
+@contextmanager
+def watching(host: Host, *words: str) -> Iterator[Daemon]:
+    """A daemon for the time of a test."""
+    daemon = Daemon(host, *words)
+    daemon.start()
+    try:
+        yield daemon
+        assert "Traceback" not in host.log(), host.log()
+    finally:
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.stop()
