@@ -22,7 +22,7 @@ PLAN_FORMAT = "metald.plan/v1"
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """``path`` of a field (``spec.vcpus``, ``status.taps.front``) with both values."""
+    """``path`` of a field (``spec.vcpus``, ``status.interfaces[front].mtu``) with both values."""
 
     path: str
     before: Any

@@ -35,6 +35,11 @@ def link_alias(owner: str, uid: str) -> str:
     return f"{ALIAS_PREFIX}{owner} {uid}"
 
 
+def interface_name(alias: str) -> str:
+    """What specs call the interface of an alias: its network, ``front``."""
+    return alias.partition("#")[2].partition(" ")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One VM interface as the host's kernel holds it (routed mode).

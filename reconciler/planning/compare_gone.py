@@ -12,6 +12,7 @@ from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import NetworkState, Unknown, VmState
 from reconciler.model.plan import Change, FieldChange, Retire, StopVm
+from reconciler.planning import reasons
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import shown
 from reconciler.planning.ownership import is_ours
@@ -62,8 +63,9 @@ def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
     fields = tuple(
         FieldChange(change.path, change.after, None) for change in shown(managed.spec, path="spec")
     )
+    reason = reasons.gone(draft.gone_reason, kind_of(managed.address))
     draft.changes.append(
-        Change(managed.address, "delete", "destroy", fields, draft.gone_reason, downtime_s=None)
+        Change(managed.address, "delete", "destroy", fields, reason, downtime_s=None)
     )
     return key
 
@@ -117,6 +119,6 @@ def remove_stray_vms(
 def _remove_stray(draft: Draft, state: VmState, host: ResourceAddress) -> None:
     stop = StopVm(state.uid, state.launch.hypervisor, graceful=False, verdict="deleted")
     draft.step(f"host:stray:{state.uid}", host, stop)
-    fields = (FieldChange(f"vms.{state.uid}", state.phase.value, None),)
+    fields = (FieldChange(f"status.vms.{state.uid}", state.phase.value, None),)
     reason = f"left over from an earlier {state.launch.vm}: no record accounts for it"
-    draft.changes.append(Change(host, "update", "none", fields, reason))
+    draft.changes.append(Change(host, "update", "destroy", fields, reason, downtime_s=None))

@@ -23,6 +23,7 @@ from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft, Inputs
 from reconciler.planning.ownership import is_ours
 
 LOCAL_HOST = host_address("local")
+_RULES = "status.firewall.rules"
 
 
 def host_of(fleet: ResolvedFleet) -> ResourceAddress:
@@ -37,11 +38,22 @@ def compare_host(
     """Bring sysctls and rules to what this version wants on a host that has VMs."""
     fields = [*_sysctls(draft, network, host), *_rules(draft, inputs, network, host)]
     if fields:
-        created = network.firewall.listing is None
-        reason = "the host is prepared for VMs" if created else "drift: the host was changed"
+        created = network.firewall.listing is None and inputs.ledger.firewall is None
+        reason = "the host is prepared for VMs" if created else _why_healed(network, fields)
         draft.changes.append(
             Change(host, "create" if created else "update", "none", tuple(fields), reason)
         )
+
+
+def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
+    found = []
+    if any(field.path.startswith("status.sysctls") for field in fields):
+        found.append("a sysctl that guests need was changed")
+    if network.firewall.listing is None:
+        found.append("its rules are gone: removed from outside, or the host rebooted")
+    elif any(field.path == _RULES for field in fields):
+        found.append("its rules were changed, or are another version's")
+    return f"drift: {'; '.join(found)}; corrected in place"
 
 
 def _sysctls(draft: Draft, network: NetworkState, host: ResourceAddress) -> list[FieldChange]:
@@ -52,7 +64,7 @@ def _sysctls(draft: Draft, network: NetworkState, host: ResourceAddress) -> list
     )
     if wrong:
         draft.step(SYSCTLS, host, SetSysctls(wrong))
-    return [FieldChange(f"sysctls.{k}", network.sysctls.get(k), value) for k, value in wrong]
+    return [FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in wrong]
 
 
 def _rules(
@@ -62,7 +74,7 @@ def _rules(
     if inputs.ledger.firewall == (firewall.template, firewall.listing):
         return []
     draft.step(FIREWALL, host, LoadFirewall(firewall.template))
-    return [FieldChange("firewall.rules", firewall.listing, f"template {firewall.template}")]
+    return [FieldChange(_RULES, firewall.listing, f"template {firewall.template}")]
 
 
 def remove_orphans(
@@ -103,9 +115,9 @@ def remove_orphans(
     )
     if stale:
         draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
-    fields = [FieldChange(f"links.{name}", alias, None) for name, alias in links]
+    fields = [FieldChange(f"status.links.{name}", alias, None) for name, alias in links]
     if stale:
-        fields.append(FieldChange("firewall.elements", f"{len(stale)} stale", None))
+        fields.append(FieldChange("status.firewall.elements", f"{len(stale)} stale", None))
     if fields:
         reason = "left over: no VM accounts for it"
         draft.changes.append(Change(host, "update", "none", tuple(fields), reason))
@@ -123,7 +135,7 @@ def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
     fields = []
     if network.firewall.listing is not None:
         draft.step("host:unload", LOCAL_HOST, RemoveFirewall(), after=before)
-        fields.append(FieldChange("firewall.rules", network.firewall.listing, None))
+        fields.append(FieldChange(_RULES, network.firewall.listing, None))
     restore = tuple(
         (key, value)
         for key, value in inputs.ledger.sysctls_before.items()
@@ -131,7 +143,9 @@ def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
     )
     if restore:
         draft.step("host:restore", LOCAL_HOST, RestoreSysctls(restore), after=before)
-    fields += [FieldChange(f"sysctls.{k}", network.sysctls.get(k), value) for k, value in restore]
+    fields += [
+        FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in restore
+    ]
     if fields:
         reason = "nothing is managed any more"
         draft.changes.append(Change(LOCAL_HOST, "delete", "none", tuple(fields), reason))

@@ -70,6 +70,6 @@ def _homes(specs: Specs) -> Mapping[str, ResourceAddress]:
 
 def _drift(subject: ResourceAddress, operation: ChangeElements) -> Change:
     before = f"{len(operation.add)} missing, {len(operation.remove)} stale"
-    fields = (FieldChange("firewall.allow", before, "as the rules say"),)
+    fields = (FieldChange("status.firewall.allow", before, "as the rules say"),)
     reason = "drift: its firewall entries were changed"
     return Change(subject, "update", "none", fields, reason)

@@ -25,6 +25,7 @@ from reconciler.model.plan import (
     Verdict,
 )
 from reconciler.model.resolved import LaunchSpec, ResolvedVm
+from reconciler.planning import reasons
 from reconciler.planning.canonical import to_plain
 from reconciler.planning.downtime import restart_downtime_s
 from reconciler.planning.draft import Draft, Inputs
@@ -116,7 +117,7 @@ def _relaunch(draft: Draft, inputs: Inputs, network: NetworkState, case: _Case) 
         draft.refused.append((vm.address, "protect: true forbids replacing it"))
         return
     fields = case.fields or differences(
-        to_plain(_comparable(state.launch)), to_plain(_comparable(vm.launch)), path="launch"
+        to_plain(_comparable(state.launch)), to_plain(_comparable(vm.launch)), path="status"
     )
     stop = draft.step(
         f"{vm.address}:stop", vm.address,
@@ -127,19 +128,24 @@ def _relaunch(draft: Draft, inputs: Inputs, network: NetworkState, case: _Case) 
     _start(draft, vm, Decision("start"), after=(stop, *dropped))
     action: Action = "replace" if replaced else "restart"
     disruption: Disruption = "replace" if replaced else "restart"
-    # interfaces[front], not each of its parts
-    names = ", ".join(
-        dict.fromkeys(
-            change.path.split(".")[1] for change in fields if change.path != "metadata.name"
-        )
-    )
-    why = "another hypervisor needs a new VM process" if replaced else (
-        f"a running {state.launch.hypervisor} VM cannot change {names}"
-    )  # fmt: skip
+    why = _why_relaunched(case, fields, replaced=replaced)
     downtime_s = restart_downtime_s(
         inputs.ledger, stops=state.launch.hypervisor, starts=vm.launch.hypervisor
     )
     draft.changes.append(Change(vm.address, action, disruption, fields, why, downtime_s))
+
+
+def _why_relaunched(case: _Case, fields: Sequence[FieldChange], *, replaced: bool) -> str:
+    assert case.state is not None  # noqa: S101 - the caller found it live
+    running = case.state.launch.hypervisor
+    if replaced:
+        why = reasons.replaced(running, case.vm.launch.hypervisor)
+    elif case.fields:
+        why = reasons.fixed_at_start(fields, running)
+    else:
+        why = reasons.overdue(fields)
+    named_anew = fields and fields[0].path == "metadata.name"
+    return f"{reasons.RENAMED}; {why}" if named_anew else why
 
 
 def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
@@ -157,33 +163,26 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     power = _act(draft, case, decision, dropped)
     fields = (*case.fields, *power, *(() if case.managed is None else drift))
     if case.managed is None:
-        reason = "declared, and not there yet"
-        draft.changes.append(Change(vm.address, "create", "none", fields, reason))
+        draft.changes.append(Change(vm.address, "create", "none", fields, reasons.NOT_THERE))
     elif fields:
         parts = (
-            _what_changed(case.fields),
+            *_what_changed(case),
             decision.reason if power else "",
-            _what_drifted(drift) if not case.fields else "",
+            reasons.drifted(drift) if not case.fields else "",
         )
         reason = "; ".join(part for part in parts if part)
-        draft.changes.append(Change(vm.address, "update", "none", fields, reason))
+        # A guest that is paused or stopped is away for as long as that is declared.
+        ends = is_live(case.state) and decision.kind in {"stop", "set-power"}
+        downtime_s = None if ends and vm.power != "running" else 0.0
+        draft.changes.append(Change(vm.address, "update", "none", fields, reason, downtime_s))
 
 
-def _what_changed(fields: tuple[FieldChange, ...]) -> str:
-    if not fields:
-        return ""
-    if fields[0].path != "metadata.name":
-        return "its spec changed"
-    kept = "renamed: it keeps running, and its identity"
-    return kept if len(fields) == 1 else f"{kept}; its spec changed"
-
-
-def _what_drifted(drift: Sequence[FieldChange]) -> str:
-    if not drift:
-        return ""
-    if all(field.path.endswith(".alias") for field in drift):
-        return "its link carries the name of before"
-    return "drift: its network was changed from outside"
+def _what_changed(case: _Case) -> tuple[str, ...]:
+    named_anew = case.fields and case.fields[0].path == "metadata.name"
+    return (
+        reasons.RENAMED if named_anew else "",
+        reasons.in_place(case.fields, live=is_live(case.state)),
+    )
 
 
 def _act(

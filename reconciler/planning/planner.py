@@ -17,6 +17,7 @@ from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan, Retire
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord
+from reconciler.planning import reasons
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
     LOCAL_HOST,
@@ -160,7 +161,9 @@ def _compare_gone(
     if scope.keep_gone:
         draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
     else:
-        draft.gone_reason = "destroyed by an operator" if scope.destroy else "no longer declared"
+        draft.gone_reason = (
+            "destroyed by an operator" if scope.destroy else reasons.NO_LONGER_DECLARED
+        )
         compare_gone(draft, inputs, network, gone, fleet.frozen_tenants)
 
 
@@ -169,16 +172,16 @@ def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> Non
     managed = inputs.ledger.managed.get(record.address)
     if managed is None:
         fields = shown(record.spec, path="spec")
-        reason = "declared, and not on record yet"
-        draft.changes.append(Change(record.address, "create", "none", fields, reason))
+        change = Change(record.address, "create", "none", fields, reasons.NOT_RECORDED)
+        draft.changes.append(change)
         return
     fields = inputs.rename_of(record.address)
-    reasons = ["renamed: it keeps its identity"] if fields else []
+    why = [reasons.RENAMED] if fields else []
     if managed.spec_hash != record.spec_hash:
         fields += differences(managed.spec, record.spec, path="spec")
-        reasons.append("its spec changed")
-    if reasons:
-        draft.changes.append(Change(record.address, "update", "none", fields, "; ".join(reasons)))
+        why.append(reasons.in_place(fields, live=True))
+    if why:
+        draft.changes.append(Change(record.address, "update", "none", fields, "; ".join(why)))
 
 
 def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedFleet) -> None:

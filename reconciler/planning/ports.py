@@ -11,15 +11,21 @@ from typing import Any
 from reconciler.model.firewall import Element, port_elements
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
-from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, LaunchSpec, Port
+from reconciler.model.resolved import (
+    GATEWAY_MAC,
+    TAP_SYSCTLS,
+    LaunchSpec,
+    Port,
+    interface_name,
+)
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
 
 
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
     """How a tap differs from its port; an absent tap is one difference."""
-    path = f"status.taps.{port.tap}"
+    path = status_path(port)
     if state is None:
-        return (FieldChange(path, None, "present"),)
+        return (FieldChange(f"{path}.link", None, port.tap),)
     addresses = frozenset((*port.addresses, port.link_local))
     wanted: tuple[tuple[str, Any, Any], ...] = (
         ("alias", state.alias, port.alias),
@@ -40,6 +46,11 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
     )
 
 
+def status_path(port: Port) -> str:
+    """Where a change shows what was found of a port: ``status.interfaces[front]``."""
+    return f"status.interfaces[{interface_name(port.alias)}]"
+
+
 def raise_ports(
     draft: Draft, network: NetworkState, ports: tuple[Port, ...], live: LaunchSpec | None
 ) -> list[FieldChange]:
@@ -51,11 +62,9 @@ def raise_ports(
         tap_changes = list(port_differences(port, state))
         attach = live is not None and (state is None or not state.attached)
         if attach and state is not None:
-            tap_changes.append(FieldChange(f"status.taps.{port.tap}.attached", False, True))
+            tap_changes.append(FieldChange(f"{status_path(port)}.attached", False, True))
         if missing:
-            tap_changes.append(
-                FieldChange(f"status.taps.{port.tap}.firewall", "incomplete", "bound")
-            )
+            tap_changes.append(FieldChange(f"{status_path(port)}.firewall", "incomplete", "bound"))
             _bind(draft, port, missing)
         if attach and live is not None:
             draft.step(

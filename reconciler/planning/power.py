@@ -91,7 +91,7 @@ def _never_started(found: Found) -> bool:
 
 def _ended(vm: ResolvedVm, found: Found, record: VmRecord) -> Decision:
     if record.generation != found.generation:
-        return Decision("start", f"its spec changed after it {record.intent}")
+        return Decision("start", f"started anew, because its spec changed after it {record.intent}")
     if found.state is not None:  # interrupted between the verdict and the clean-up
         return Decision("completed" if record.intent == "completed" else "failed", record.reason)
     warning = ""

@@ -86,9 +86,10 @@ def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _boot(boot: Mapping[str, Any]) -> dict[str, Any]:
+    words = {"cmdline": boot["cmdline"]} if boot.get("cmdline") else {}
     if boot.get("image"):
-        return {"image": boot["image"]}
-    files = {"kernel": boot["kernel"], "cmdline": boot["cmdline"]}
+        return {"image": boot["image"], **words}
+    files = {"kernel": boot["kernel"], **words}
     return {**files, "initrd": boot["initrd"]} if boot.get("initrd") else files
 
 

@@ -90,7 +90,7 @@ class TestTaps:
                 for command in commands:
                     ip(*command.format(tap=ONE.tap, address=ONE.addresses[0]).split())
                 found = port_differences(ONE, await tap_of(ONE))
-                assert f"status.taps.{ONE.tap}.{field}" in {change.path for change in found}
+                assert f"status.interfaces[front].{field}" in {change.path for change in found}
                 assert await network.raise_taps([ONE]) == {}
                 assert port_differences(ONE, await tap_of(ONE)) == ()
             finally:
@@ -110,7 +110,7 @@ class TestTaps:
             await raised(network, ONE)
             sysctls.write(sysctls.link_key(ONE.tap, setting), value)
             (change,) = port_differences(ONE, await tap_of(ONE))
-            assert change.path == f"status.taps.{ONE.tap}.sysctls.{setting}"
+            assert change.path == f"status.interfaces[front].sysctls.{setting}"
             assert await network.raise_taps([ONE]) == {}
             assert port_differences(ONE, await tap_of(ONE)) == ()
 

@@ -39,23 +39,31 @@ def load(path: Path) -> list[dict[str, Any]]:
     return [entry for entry in yaml.safe_load_all(path.read_text()) if entry]
 
 
+def drift_tap(world: World, tap: str, what: str) -> None:
+    found = world.taps[tap]
+    match what:
+        case "link-deleted":
+            del world.taps[tap]
+        case "route-deleted":
+            world.taps[tap] = replace(found, routes=frozenset())
+        case "detached":
+            world.taps[tap] = replace(found, attached=False)
+        case "neighbours-changed":
+            sysctls = {**found.sysctls, "accept_ra": 2}
+            world.taps[tap] = replace(found, neighbours=frozenset(), sysctls=sysctls)
+        case _:
+            world.elements = {e for e in world.elements if tap not in e.key}
+
+
 def drift(world: World, entry: dict[str, Any]) -> None:
     match entry["what"]:
         case "phase":
             world.set_phase(entry["vm"], entry["phase"])
-        case "link-deleted":
-            del world.taps[world.tap_of(entry["vm"])]
-        case "route-deleted":
-            tap = world.tap_of(entry["vm"])
-            world.taps[tap] = replace(world.taps[tap], routes=frozenset())
-        case "detached":
-            tap = world.tap_of(entry["vm"])
-            world.taps[tap] = replace(world.taps[tap], attached=False)
         case "rule-deleted":
             world.listing = "someone changed the rules"
-        case "elements-deleted":
-            tap = world.tap_of(entry["vm"])
-            world.elements = {e for e in world.elements if tap not in e.key}
+        case ("link-deleted" | "route-deleted" | "detached" | "neighbours-changed"
+              | "elements-deleted"):  # fmt: skip
+            drift_tap(world, world.tap_of(entry["vm"]), entry["what"])
         case "allow-deleted":
             world.elements = {e for e in world.elements if e.container != "allow"}
         case "network-unknown":

@@ -55,7 +55,7 @@ def test_a_deleted_route_and_changed_rules_are_told_with_both_values() -> None:
     found = {entry["resource"]: entry for entry in look(world)["drifted"]}
     assert set(found) == {"host/local", "vm/acme/a"}
     assert found["vm/acme/a"]["fields"] == [
-        {"path": f"status.taps.{tap}.routes", "found": [], "recorded": routes}
+        {"path": "status.interfaces[lan].routes", "found": [], "recorded": routes}
     ]
 
 
