@@ -1,7 +1,7 @@
 """Wires the real parts into a `World`: the kernel's network, the drivers, the image store.
 
 The one place that names concrete classes of the siblings ``network`` and ``hypervisors``;
-imported only by commands that touch the host, because pyroute2 alone takes 0.25 s.
+imported only by commands that touch the host.
 """
 
 from __future__ import annotations

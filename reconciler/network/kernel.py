@@ -13,8 +13,9 @@ from reconciler.errors import MetaldError
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
-from reconciler.network import firewall, sysctls, taps
-from reconciler.network.netlink import Netlink
+from reconciler.network import firewall, removal, sysctls, taps
+from reconciler.network.rtnl import Rtnl
+from reconciler.network.tables import Tables, read_tables
 
 
 class KernelNetwork:
@@ -58,14 +59,14 @@ class KernelNetwork:
 
     async def remove_taps(self, names: Sequence[str]) -> Mapping[str, MetaldError]:
         """Delete links of ours; failures by name."""
-        return await asyncio.to_thread(taps.remove_all, names)
+        return await asyncio.to_thread(removal.remove_all, names)
 
     async def write_sysctls(self, values: Sequence[tuple[str, str]]) -> None:
         """Write host-wide sysctls, taken back when a default route vanishes by it."""
         await asyncio.to_thread(sysctls.write_guarded, values)
 
 
-def _read() -> tuple[taps.Tables, tuple[str, ...]]:
-    with Netlink() as netlink:
-        tables = taps.read_tables(netlink)
+def _read() -> tuple[Tables, tuple[str, ...]]:
+    with Rtnl() as rtnl:
+        tables = read_tables(rtnl)
     return tables, sysctls.learned_uplinks(tables.links, tables.routes)

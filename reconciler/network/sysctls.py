@@ -8,11 +8,13 @@ Documentation/networking/ip-sysctl.rst has the meanings.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconciler.errors import MetaldError, TransientError, UnknownStateError
-from reconciler.network.netlink import Link, Netlink, Route
+from reconciler.network.rtnl import Rtnl
+from reconciler.network.tables import Link, Route, read_routes
 
 ROOT = Path("/proc/sys")
 FORWARDING = "net.ipv6.conf.all.forwarding"
@@ -45,16 +47,24 @@ def read(key: str) -> str:
 
 def write(key: str, value: str) -> None:
     """Write and read back. Raises MetaldError when the kernel refuses or keeps another value."""
+    _put(key, value)
+    if read(key) != value:
+        raise MetaldError(f"the kernel keeps {read(key)} instead of {value}", subject=key)
+
+
+def _put(key: str, value: str) -> None:
     try:
-        _path(key).write_text(value, encoding="ascii")
+        descriptor = os.open(_path(key), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode("ascii"))
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise MetaldError(
             f"the kernel refused {value}: {error.strerror}",
             subject=key,
             hint="metald doctor says what this host allows",
         ) from error
-    if read(key) != value:
-        raise MetaldError(f"the kernel keeps {read(key)} instead of {value}", subject=key)
 
 
 def link_key(link: str, setting: str) -> str:
@@ -64,10 +74,10 @@ def link_key(link: str, setting: str) -> str:
 
 
 def write_link_sysctls(link: str, wanted: Mapping[str, int], found: Mapping[str, int]) -> None:
-    """Bring the settings of one link to what is wanted."""
+    """Bring the settings of one link to what is wanted; whoever observes next reads them back."""
     for setting, value in wanted.items():
         if found.get(setting) != value:
-            write(link_key(link, setting), str(value))
+            _put(link_key(link, setting), str(value))
 
 
 def learned_uplinks(
@@ -92,15 +102,15 @@ def write_guarded(values: Sequence[tuple[str, str]]) -> None:
     Raises MetaldError; nothing stays changed then.
     """
     before = [(key, read(key)) for key, _ in values]
-    with Netlink() as netlink:
-        routes_before = _default_routes(netlink)
+    with Rtnl() as rtnl:
+        routes_before = _default_routes(rtnl)
         try:
             for key, value in values:
                 write(key, value)
         except MetaldError:
             _restore(before)
             raise
-        lost = routes_before - _default_routes(netlink)
+        lost = routes_before - _default_routes(rtnl)
     if lost:
         _restore(before)
         raise TransientError(
@@ -110,8 +120,8 @@ def write_guarded(values: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def _default_routes(netlink: Netlink) -> set[tuple[int, bool]]:
-    return {(r.index, r.from_ra) for r in netlink.routes() if not r.destination}
+def _default_routes(rtnl: Rtnl) -> set[tuple[int, bool]]:
+    return {(r.index, r.from_ra) for r in read_routes(rtnl) if not r.destination}
 
 
 def _restore(before: Sequence[tuple[str, str]]) -> None:

@@ -7,51 +7,36 @@ up only when its addresses are settled; it is never set down again. Called by
 
 from __future__ import annotations
 
-from collections import defaultdict
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reconciler.errors import MetaldError, RefusedError
+from reconciler.errors import MetaldError, RefusedError, TransientError
 from reconciler.model.observed import TapState
 from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
-from reconciler.network.netlink import Address, Link, Neighbour, Netlink, Route
+from reconciler.network import changes
+from reconciler.network.netlink import Netlink
+from reconciler.network.rtnl import Change, Rtnl
 from reconciler.network.sysctls import write_link_sysctls
+from reconciler.network.tables import Address, Link, Neighbour, Route, Tables, read_tables
 from reconciler.network.tun import create_tap
 
 _HOST_PREFIX = 128
 _GATEWAY_PREFIX = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """One dump of everything, indexed by link."""
-
-    links: Mapping[str, Link]
-    addresses: Mapping[int, Sequence[Address]]
-    routes: Mapping[int, Sequence[Route]]
-    neighbours: Mapping[int, Sequence[Neighbour]]
-
-
-def read_tables(netlink: Netlink) -> Tables:
-    """Dump links, addresses, routes and neighbours; the links first, so a link that goes in
-    between only loses entries.
-    """
-    links = netlink.links()
-    addresses: dict[int, list[Address]] = defaultdict(list)
-    routes: dict[int, list[Route]] = defaultdict(list)
-    neighbours: dict[int, list[Neighbour]] = defaultdict(list)
-    for address in netlink.addresses():
-        addresses[address.index].append(address)
-    for route in netlink.routes():
-        routes[route.index].append(route)
-    for neighbour in netlink.neighbours():
-        neighbours[neighbour.index].append(neighbour)
-    return Tables(links, addresses, routes, neighbours)
-
-
 def is_ours(link: Link) -> bool:
     """The link carries our alias."""
     return link.alias.startswith(ALIAS_PREFIX)
+
+
+def may_be_ours(link: Link) -> bool:
+    """It does, or it is a tap without alias.
+
+    Such a one was cut off between creation and naming: nobody else makes taps by names that
+    only our ledger holds, and planning asks for no others.
+    """
+    return is_ours(link) or (not link.alias and link.kind == "tun")
 
 
 def tap_state(tables: Tables, link: Link) -> TapState:
@@ -65,16 +50,16 @@ def tap_state(tables: Tables, link: Link) -> TapState:
         attached=link.carrier,
         mtu=link.mtu,
         gateway=_has_only_gateway(addresses),
-        routes=frozenset(
-            route.destination
-            for route in tables.routes.get(link.index, ())
-            if route.prefix_length == _HOST_PREFIX
-        ),
+        routes=frozenset(_host_routes(tables.routes.get(link.index, ()))),
         neighbours=frozenset(
             (entry.address, entry.mac) for entry in tables.neighbours.get(link.index, ())
         ),
         sysctls=link.settings,
     )
+
+
+def _host_routes(routes: Sequence[Route]) -> set[str]:
+    return {route.destination for route in routes if route.prefix_length == _HOST_PREFIX}
 
 
 def _has_only_gateway(addresses: Sequence[Address]) -> bool:
@@ -83,71 +68,107 @@ def _has_only_gateway(addresses: Sequence[Address]) -> bool:
     ]
 
 
-def raise_tap(netlink: Netlink, tables: Tables, port: Port, sysctls: Mapping[str, int]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is of one port."""
+
+    link: Link
+    addresses: Sequence[Address] = ()
+    routes: Sequence[Route] = ()
+    neighbours: Sequence[Neighbour] = ()
+
+
+def raise_tap(rtnl: Rtnl, tables: Tables, port: Port, sysctls: Mapping[str, int]) -> None:
     """Create or complete one port. Raises MetaldError; running it again completes it."""
-    link = tables.links.get(port.tap)
-    if link is None:
-        create_tap(port.tap)
-        link = netlink.link_named(port.tap)
-    elif not is_ours(link) and (link.alias or link.kind != "tun"):
-        raise RefusedError(
-            "a link of this name exists and is not ours",
-            subject=port.tap,
-            hint=f"rename or remove it: ip link show {port.tap}",
-        )
-    if link.alias != port.alias:
-        netlink.set_link(link.index, ifalias=port.alias)
-    if link.mac != GATEWAY_MAC:
-        netlink.set_link(link.index, address=GATEWAY_MAC)
-    if link.mtu != port.mtu:
-        netlink.set_link(link.index, mtu=port.mtu)
-    write_link_sysctls(port.tap, sysctls, link.settings)
-    _settle_addresses(netlink, link.index, tables.addresses.get(link.index, ()))
-    if not link.up:
-        netlink.set_link(link.index, state="up")
-    _settle_neighbours(netlink, link.index, port, tables.neighbours.get(link.index, ()))
-    _settle_routes(netlink, link.index, port, tables.routes.get(link.index, ()))
+    found = _found(tables, port.tap)
+    link = found.link
+    _take_off_surplus(found, port)
+    rtnl.require(*_shaping(link, port, sysctls), *_gateway(found))
+    rest = {key: value for key, value in sysctls.items() if key not in changes.BY_NETLINK}
+    write_link_sysctls(port.tap, rest, link.settings)
+    up = () if link.up else (changes.set_up(link.index),)
+    rtnl.require(*up, *_entries(found, port))
 
 
-def _settle_addresses(netlink: Netlink, index: int, found: Sequence[Address]) -> None:
-    if _has_only_gateway(found):
-        return
-    for entry in found:
-        netlink.delete_address(index, entry.address, entry.prefix_length)
-    netlink.add_address(index, GATEWAY, _GATEWAY_PREFIX)
-
-
-def _settle_neighbours(
-    netlink: Netlink, index: int, port: Port, found: Sequence[Neighbour]
-) -> None:
-    wanted = dict.fromkeys((*port.addresses, port.link_local), port.mac)
-    present = {entry.address: entry.mac for entry in found}
-    for address in present.keys() - wanted.keys():
-        netlink.delete_neighbour(index, address)
-    for address, mac in wanted.items():
-        if present.get(address) != mac:
-            netlink.set_neighbour(index, address, mac)
-
-
-def _settle_routes(netlink: Netlink, index: int, port: Port, found: Sequence[Route]) -> None:
-    present = {route.destination for route in found if route.prefix_length == _HOST_PREFIX}
-    for address in present - set(port.addresses):
-        netlink.delete_host_route(index, address)
-    for address in port.addresses:
-        if address not in present:
-            netlink.set_host_route(index, address)
-
-
-def remove_tap(netlink: Netlink, tables: Tables, name: str) -> None:
-    """Delete a link of ours; fine when it is gone. Raises RefusedError for a foreign one."""
+def _found(tables: Tables, name: str) -> _Found:
+    """What the dump says of a port; a link that is not there is made, and holds nothing."""
     link = tables.links.get(name)
     if link is None:
+        create_tap(name)
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError as error:
+            raise TransientError("the tap is gone right after it was made", subject=name) from error
+        return _Found(Link(index, name, "", "", "tun", False, False, 0, 0, {}))
+    if not may_be_ours(link):
+        raise RefusedError(
+            "a link of this name exists and is not ours",
+            subject=name,
+            hint=f"rename or remove it: ip link show {name}",
+        )
+    return _Found(
+        link,
+        tables.addresses.get(link.index, ()),
+        tables.routes.get(link.index, ()),
+        tables.neighbours.get(link.index, ()),
+    )
+
+
+def _shaping(link: Link, port: Port, sysctls: Mapping[str, int]) -> list[Change]:
+    """What the link itself lacks, its name to the world first."""
+    found: list[Change] = []
+    if link.alias != port.alias:
+        found.append(changes.set_alias(link.index, port.alias))
+    if link.mac != GATEWAY_MAC:
+        found.append(changes.set_mac(link.index, GATEWAY_MAC))
+    if link.mtu != port.mtu:
+        found.append(changes.set_mtu(link.index, port.mtu))
+    wanted = {key: sysctls[key] for key in changes.BY_NETLINK}
+    if any(link.settings.get(key) != value for key, value in wanted.items()):
+        found.append(changes.set_settings(link.index, **wanted))
+    return found
+
+
+def _gateway(found: _Found) -> tuple[Change, ...]:
+    if _has_only_gateway(found.addresses):
+        return ()
+    return (changes.add_address(found.link.index, GATEWAY, _GATEWAY_PREFIX),)
+
+
+def _neighbours_of(port: Port) -> dict[str, str]:
+    return dict.fromkeys((*port.addresses, port.link_local), port.mac)
+
+
+def _entries(found: _Found, port: Port) -> list[Change]:
+    """Neighbours, then routes, that are not there yet."""
+    index = found.link.index
+    present = {entry.address: entry.mac for entry in found.neighbours}
+    routed = _host_routes(found.routes)
+    return [
+        *(
+            changes.set_neighbour(index, address, mac)
+            for address, mac in _neighbours_of(port).items()
+            if present.get(address) != mac
+        ),
+        *(changes.set_host_route(index, a) for a in port.addresses if a not in routed),
+    ]
+
+
+def _take_off_surplus(found: _Found, port: Port) -> None:
+    """Remove what the port must not have."""
+    index = found.link.index
+    addresses = () if _has_only_gateway(found.addresses) else found.addresses
+    neighbours = {entry.address for entry in found.neighbours} - _neighbours_of(port).keys()
+    routes = _host_routes(found.routes) - set(port.addresses)
+    if not (addresses or neighbours or routes):
         return
-    # Without alias: ours, cut off between creation and naming; nobody else makes taps by
-    # names that only our ledger holds, and planning asks for no others.
-    if not is_ours(link) and (link.alias or link.kind != "tun"):
-        raise RefusedError("the link is not ours; left alone", subject=name)
-    netlink.delete_link(link.index, name)
+    with Netlink() as netlink:
+        for entry in addresses:
+            netlink.delete_address(index, entry.address, entry.prefix_length)
+        for address in sorted(neighbours):
+            netlink.delete_neighbour(index, address)
+        for address in sorted(routes):
+            netlink.delete_host_route(index, address)
 
 
 Failures = dict[str, MetaldError]
@@ -156,24 +177,11 @@ Failures = dict[str, MetaldError]
 def raise_all(ports: Sequence[Port], sysctls: Mapping[str, int]) -> Failures:
     """Raise many ports over one socket and one dump; failures by tap."""
     failures: Failures = {}
-    with Netlink() as netlink:
-        tables = read_tables(netlink)
+    with Rtnl() as rtnl:
+        tables = read_tables(rtnl)
         for port in ports:
             try:
-                raise_tap(netlink, tables, port, sysctls)
+                raise_tap(rtnl, tables, port, sysctls)
             except MetaldError as error:
                 failures[port.tap] = error
-    return failures
-
-
-def remove_all(names: Sequence[str]) -> Failures:
-    """Remove many links over one socket and one dump; failures by tap."""
-    failures: Failures = {}
-    with Netlink() as netlink:
-        tables = read_tables(netlink)
-        for name in names:
-            try:
-                remove_tap(netlink, tables, name)
-            except MetaldError as error:
-                failures[name] = error
     return failures
