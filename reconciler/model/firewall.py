@@ -14,6 +14,9 @@ from reconciler.model.resolved import Port
 
 TABLE = "metald"
 FAMILY = "inet"
+# There only while a verification runs (or was killed): what its packets end in.
+VERIFY_TABLE = "metald_verify"
+TABLES = (TABLE, VERIFY_TABLE)
 # Who may open traffic to whom: (zone of the source, class of the target, protocol, ports).
 ALLOW = "allow"
 

@@ -17,12 +17,14 @@ from typing import Any
 
 from reconciler import commands, resources
 from reconciler.errors import MetaldError, UnknownStateError
-from reconciler.model.firewall import ALLOW, FAMILY, TABLE, Element
+from reconciler.model.firewall import ALLOW, FAMILY, TABLE, TABLES, Element
 from reconciler.model.observed import FirewallState
 
 _LISTED = frozenset({0, 1})
 _VOLATILE = frozenset({"handle", "elem", "packets", "bytes"})
 _CONTAINERS = frozenset({"set", "map"})
+# What a verification leaves for a while (`network.probing`): nobody's fact, and gone by itself.
+_PASSING = frozenset({"probes", "stopped"})
 # Key parts per container, and whether a value follows: what an element of ours looks like.
 _SHAPES: Mapping[str, tuple[int, bool]] = {
     "taps": (1, False),
@@ -93,7 +95,7 @@ def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
         stable.append((kind, _without_volatile(body)))
         if kind == "counter":
             counters[body["name"]] = body["packets"]
-        if kind in _CONTAINERS:
+        if kind in _CONTAINERS and body["name"] not in _PASSING:
             elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
     text = json.dumps(stable, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -165,8 +167,9 @@ def _has_our_shape(element: Element) -> bool:
 
 
 async def remove() -> None:
-    """Delete our table, and nothing else; fine when it is gone."""
-    await _nft("-f", "-", script=f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n")
+    """Delete our tables, and nothing else; fine when they are gone."""
+    gone = (f"table {FAMILY} {name}\ndelete table {FAMILY} {name}\n" for name in TABLES)
+    await _nft("-f", "-", script="".join(gone))
 
 
 async def change_elements(add: frozenset[Element], remove: frozenset[Element]) -> None:
@@ -227,7 +230,7 @@ async def foreign_tables() -> list[Mapping[str, Any]]:
 def _is_ours(entry: Mapping[str, Any]) -> bool:
     kind, body = next(iter(entry.items()))
     name = body.get("name") if kind == "table" else body.get("table")
-    return bool(name == TABLE and body.get("family") == FAMILY)
+    return bool(name in TABLES and body.get("family") == FAMILY)
 
 
 async def foreign_forward_chains() -> list[str]:

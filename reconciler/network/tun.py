@@ -1,4 +1,4 @@
-"""Taps through /dev/net/tun: made, opened for a VMM, and given back to a live VMM.
+"""Taps through /dev/net/tun: made, opened for a VMM, given back to a live VMM, sent through as it.
 
 Constants and semantics: include/uapi/linux/if_tun.h, drivers/net/tun.c. All names are looked
 up in the network namespace of the calling process.
@@ -10,7 +10,7 @@ import ctypes
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ TUN_DEVICE = "/dev/net/tun"
 VNET_HEADER_BYTES = 12  # struct virtio_net_hdr_v1, what QEMU negotiates
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
+_TUNGETIFF = 0x800454D2
+_TUNGETVNETHDRSZ = 0x800454D7
 _TUNSETVNETHDRSZ = 0x400454D8
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
@@ -59,6 +61,52 @@ def reattach_tap(pid: int, name: str) -> None:
         )
     with _borrowed(pid, detached[0]) as descriptor:
         _set_interface(descriptor, name, persist=True)
+
+
+@contextmanager
+def sender(pid: int, name: str) -> Iterator[Callable[[bytes], None]]:
+    """Sends Ethernet frames that the kernel takes for the guest's own: they are written to a copy
+    of the descriptor that process ``pid`` has on tap ``name``.
+
+    Raises MetaldError when it has none, and from the call when the kernel takes no frame.
+    """
+    try:
+        found = [number for number, attached_to in tun_descriptors(pid) if attached_to == name]
+    except OSError as error:
+        raise MetaldError(
+            f"the descriptors of process {pid} cannot be read: {error.strerror}", subject=name
+        ) from error
+    if not found:
+        raise MetaldError(f"process {pid} has no descriptor attached to it", subject=name)
+    with _borrowed(pid, found[0]) as descriptor:
+        header = bytes(_header_bytes(descriptor, name))
+
+        def send(frame: bytes) -> None:
+            try:
+                os.write(descriptor, header + frame)
+            except OSError as error:
+                raise MetaldError(
+                    f"the kernel takes no frame of the guest: {error.strerror}", subject=name
+                ) from error
+
+        yield send
+
+
+def _header_bytes(descriptor: int, name: str) -> int:
+    """Length of what goes before each frame, all zero for a plain one; the guest's driver has a
+    say in it. Raises MetaldError when the tap is another one by now.
+    """
+    try:
+        answer = fcntl.ioctl(descriptor, _TUNGETIFF, bytes(40))
+        length = fcntl.ioctl(descriptor, _TUNGETVNETHDRSZ, bytes(4))
+    except OSError as error:
+        raise MetaldError(f"the tap cannot be asked: {error.strerror}", subject=name) from error
+    attached_to, flags = struct.unpack("16sH22x", answer)
+    if attached_to.rstrip(b"\0").decode() != name:
+        raise MetaldError("its descriptor was attached elsewhere meanwhile", subject=name)
+    if not flags & _IFF_NO_PI:
+        raise MetaldError("its descriptor is of a form that is not ours", subject=name)
+    return int(struct.unpack("i", length)[0]) if flags & _IFF_VNET_HDR else 0
 
 
 def tun_descriptors(pid: int) -> Iterator[tuple[int, str]]:

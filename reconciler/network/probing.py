@@ -1,0 +1,181 @@
+"""Sends the packets of a verification as if from guests, and sees what becomes of each.
+
+No guest and no service sees one: what the rules let through ends in rules of their own
+(templates/nftables/verify.nft), what they stop is noted by them under its number. The run's
+token is random and in no packet that a guest gets, so no guest can make or hide an entry.
+Called by ``execution.verification``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
+
+from reconciler import commands, resources
+from reconciler.errors import MetaldError, RefusedError, UnknownStateError
+from reconciler.model.firewall import FAMILY, TABLE, VERIFY_TABLE
+from reconciler.model.probes import TOKEN_BYTES, Shot, Sightings
+from reconciler.network.packets import frame
+from reconciler.network.tun import sender
+
+# All that is sent is settled or given up within this; what is left then is said to be unsent.
+DEADLINE_S = 60.0
+# The kernel forgets the token by itself, should nobody be left to remove it.
+_TOKEN_S = 90
+# Less than the kernel queues for one core (net.core.netdev_max_backlog, 1000).
+_BATCH = 256
+_TRIES, _WAIT_S, _PAUSE_S = 3, 1.0, 0.02
+# Above what Linux guests use for their own connections (net.ipv4.ip_local_port_range).
+_FIRST_PORT, _LAST_PORT = 61001, 65535
+_FORGET = f"table {FAMILY} {VERIFY_TABLE}\ndelete table {FAMILY} {VERIFY_TABLE}\n"
+
+
+async def probe(shots: Sequence[Shot]) -> Sightings:
+    """Send all and tell what became of them. Leaves nothing behind.
+
+    Raises RefusedError when the rules loaded here know of no verification, UnknownStateError when
+    the kernel cannot be asked.
+    """
+    token = secrets.token_bytes(TOKEN_BYTES)
+    async with _watched(token) as guarded:
+        return await _Run(token, guarded=guarded).all(shots)
+
+
+class _Run:
+    """One verification while its rules are up."""
+
+    def __init__(self, token: bytes, *, guarded: bool) -> None:
+        self._token, self._guarded = token, guarded
+        self._source_port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT + 1)
+        self._unsent: dict[int, str] = {}
+        self._injected: dict[str, tuple[int, int]] = {}
+        self._deadline = time.monotonic() + DEADLINE_S
+
+    async def all(self, shots: Sequence[Shot]) -> Sightings:
+        for start in range(0, len(shots), _BATCH):
+            batch = shots[start : start + _BATCH]
+            if time.monotonic() > self._deadline:
+                late = f"there was no time left within {DEADLINE_S:g} s"
+                self._unsent.update(dict.fromkeys((shot.number for shot in batch), late))
+                continue
+            await self._settle(batch)
+        return await self._look()
+
+    async def _settle(self, batch: Sequence[Shot]) -> None:
+        """Send a batch until it is known what became of each; a lost one is sent again."""
+        left = list(batch)
+        for _ in range(_TRIES):
+            await asyncio.to_thread(self._send, left)
+            left = [shot for shot in left if shot.number not in self._unsent]
+            until = time.monotonic() + _WAIT_S
+            while True:
+                seen = await self._look()
+                left = [shot for shot in left if shot.number not in seen.settled]
+                if not left or time.monotonic() > until:
+                    break
+                await asyncio.sleep(_PAUSE_S)
+            if not left:
+                return
+
+    def _send(self, shots: Sequence[Shot]) -> None:
+        """Blocking; every VM's descriptor is held for its own packets only."""
+        for source, own in groupby(shots, key=lambda shot: shot.source):
+            packets = list(own)
+            try:
+                with sender(source.pid, source.tap) as send:
+                    while packets:
+                        data = frame(packets[0], token=self._token, source_port=self._source_port)
+                        send(data)
+                        packets.pop(0)
+                        count, octets = self._injected.get(source.tap, (0, 0))
+                        self._injected[source.tap] = (count + 1, octets + len(data))
+            except MetaldError as error:
+                self._unsent.update((shot.number, str(error)) for shot in packets)
+
+    async def _look(self) -> Sightings:
+        found = await _sets("table", FAMILY, VERIFY_TABLE)
+        own = await _sets("set", FAMILY, TABLE, "stopped") if self._guarded else {}
+        arrived: dict[int, set[str]] = defaultdict(set)
+        for number, link in found["arrived"]:
+            arrived[int(number)].add(str(link))
+        return Sightings(
+            arrived={number: frozenset(links) for number, links in arrived.items()},
+            heard=frozenset(int(number) for (number,) in found["heard"]),
+            returned=frozenset(int(number) for (number,) in found["returned"]),
+            stopped={int(number): int(where) for number, where in own.get("stopped", ())},
+            unsent=dict(self._unsent),
+            injected=dict(self._injected),
+            guarded=self._guarded,
+        )
+
+
+@asynccontextmanager
+async def _watched(token: bytes) -> AsyncIterator[bool]:
+    """The rules and the token are there meanwhile; gives whether our own rules are as well."""
+    guarded = await _announce(token)
+    try:
+        rules = resources.data_folder("templates") / "nftables" / "verify.nft"
+        known = f"add element {FAMILY} {VERIFY_TABLE} tokens {{ {_timed(token)} }}\n"
+        await _nft(_FORGET + rules.read_text(encoding="utf-8") + known)
+        yield guarded
+    finally:
+        await _nft(_FORGET)
+        if guarded:
+            gone = f"delete element {FAMILY} {TABLE} probes {{ 0x{token.hex()} }}\n"
+            await _nft(f"{gone}flush set {FAMILY} {TABLE} stopped\n")
+
+
+async def _announce(token: bytes) -> bool:
+    """Tell our rules the token; False when there are none. Raises RefusedError for older ones."""
+    try:
+        await _nft(f"add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
+    except commands.CommandError as error:
+        tables = await _listed("tables", FAMILY)
+        if not any(entry.get("table", {}).get("name") == TABLE for entry in tables):
+            return False
+        raise RefusedError(
+            "the firewall rules loaded here know of no verification: they were changed, or are "
+            "those of another version",
+            subject=TABLE,
+            hint="metald apply loads them anew",
+        ) from error
+    return True
+
+
+def _timed(token: bytes) -> str:
+    return f"0x{token.hex()} timeout {_TOKEN_S}s"
+
+
+async def _nft(script: str) -> None:
+    program = commands.require("nft", package="nftables")
+    await commands.run_async([program, "-f", "-"], stdin=script)
+
+
+async def _listed(*what: str) -> list[dict[str, Any]]:
+    """What ``nft -j list`` says. Raises UnknownStateError when it cannot tell."""
+    program = commands.require("nft", package="nftables")
+    try:
+        done = await commands.run_async([program, "-j", "list", *what])
+        entries: list[dict[str, Any]] = json.loads(done.stdout)["nftables"]
+    except (MetaldError, ValueError, KeyError) as error:
+        raise UnknownStateError(f"nft cannot list what arrived: {error}") from error
+    return entries
+
+
+async def _sets(*what: str) -> Mapping[str, list[tuple[Any, ...]]]:
+    """Keys of the elements of each listed set."""
+    sets = (entry["set"] for entry in await _listed(*what) if "set" in entry)
+    return {body["name"]: [_key(raw) for raw in body.get("elem", ())] for body in sets}
+
+
+def _key(raw: Any) -> tuple[Any, ...]:
+    if isinstance(raw, dict) and "elem" in raw:
+        raw = raw["elem"]["val"]
+    return tuple(raw["concat"]) if isinstance(raw, dict) else (raw,)
