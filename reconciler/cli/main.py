@@ -6,6 +6,7 @@ Commands are imported when they are used: `metald --help` must not pay for netli
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -101,11 +102,16 @@ def cli(ctx: click.Context, /, debug: bool, **options: Any) -> None:
     Specs go in, running and isolated VMs come out, and stay as declared.
     """
     ctx.obj = {**options, "debug": debug}
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False  # click itself does not know https://no-color.org
 
 
 def main() -> None:
     """Entry point: errors become one paragraph each on stderr, and the right exit code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("METALD_DEBUG"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a mark that the locale lacks is no failure
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
