@@ -7,9 +7,9 @@ not depend on the number of VMs. Shared by planning (to compare) and network (to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from ipaddress import IPv6Address
+from typing import NamedTuple
 
+from reconciler.model.ip6 import address_number
 from reconciler.model.resolved import Port
 
 TABLE = "metald"
@@ -21,11 +21,11 @@ TABLES = (TABLE, VERIFY_TABLE)
 ALLOW = "allow"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Element:
+class Element(NamedTuple):
     """One element: the set's or map's name, the parts of its key, a map's value.
 
-    Key parts are in nftables' own canonical spelling (lower case, compressed IPv6).
+    Key parts are in nftables' own canonical spelling (lower case, compressed IPv6). A tuple: every
+    VM has several, and sets of them are compared at every look.
     """
 
     container: str
@@ -51,21 +51,19 @@ def port_elements(port: Port) -> frozenset[Element]:
     ``targets``: the same for the target of neighbour discovery, written as a number because nft
     reads it as raw payload. ``members``: which address is in which zone.
     """
-    zone = str(port.zone)
-    elements = {
-        Element("taps", (port.tap,)),
-        Element("zone_of", (port.tap,), zone),
-        Element("class_of", (port.tap,), zone_class(port.zone)),
-    }
+    tap, mac, zone = port.tap, port.mac, str(port.zone)
+    elements = [
+        Element("taps", (tap,)),
+        Element("zone_of", (tap,), zone),
+        Element("class_of", (tap,), zone_class(port.zone)),
+    ]
     for address in (*port.addresses, port.link_local):
-        elements.add(Element("bound", (port.tap, port.mac, address)))
-        number = f"{int(IPv6Address(address)):#x}"
-        elements.add(Element("targets", (port.tap, port.mac, number)))
-    for address in port.addresses:
-        elements.add(Element("members", (zone, address)))
+        elements.append(Element("bound", (tap, mac, address)))
+        elements.append(Element("targets", (tap, mac, f"{address_number(address):#x}")))
+    elements += [Element("members", (zone, address)) for address in port.addresses]
     return frozenset(elements)
 
 
 def elements_of(ports: Iterable[Port]) -> frozenset[Element]:
     """Union of ``port_elements`` over all ports."""
-    return frozenset(element for port in ports for element in port_elements(port))
+    return frozenset().union(*map(port_elements, ports))

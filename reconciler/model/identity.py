@@ -9,8 +9,11 @@ Pure: hashing only. Called by ``planning.resolve``.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Address, IPv6Network
+
+from reconciler.model.ip6 import address_text
 
 UID_HEX_DIGITS = 32
 TAP_PREFIX = "mt"
@@ -61,13 +64,13 @@ def zones(uid: str) -> Iterator[str]:
         yield str(1 + _number(uid, purpose="zone", attempt=attempt) % (2**ZONE_BITS - 1))
 
 
-def addresses_within(uid: str, prefix: IPv6Network) -> Iterator[IPv6Address]:
+def addresses_within(uid: str, prefix: IPv6Network) -> Iterator[str]:
     """Candidate host addresses in a /64: stable and opaque, in the spirit of RFC 7217."""
-    size = prefix.num_addresses
+    base, size = int(prefix.network_address), 1 << (128 - prefix.prefixlen)
     for attempt in range(4096):
         interface_id = _number(uid, purpose="iid", attempt=attempt) % size
         if interface_id not in RESERVED_INTERFACE_IDS:
-            yield prefix[interface_id]
+            yield address_text(base + interface_id)
 
 
 def subnets_within(uid: str, pool: IPv6Network, new_prefix: int) -> Iterator[IPv6Network]:
@@ -86,8 +89,11 @@ def default_pool(secret: bytes) -> IPv6Network:
     return IPv6Network((int.from_bytes(b"\xfd" + digest, "big") << 96, 32))
 
 
-def link_local_of(mac: str) -> IPv6Address:
+def link_local_of(mac: str) -> str:
     """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
-    octets = bytes(int(part, 16) for part in mac.split(":"))
+    octets = bytes.fromhex(mac.replace(":", ""))
     flipped = bytes([octets[0] ^ 0x02, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
-    return IPv6Address(b"\xfe\x80" + bytes(6) + flipped)
+    upper, *lower = struct.unpack("!4H", flipped)
+    if upper:  # the usual case: the run of zeroes ends with the prefix
+        return f"fe80::{upper:x}:{lower[0]:x}:{lower[1]:x}:{lower[2]:x}"
+    return address_text(0xFE80 << 112 | int.from_bytes(flipped, "big"))

@@ -13,8 +13,14 @@ from enum import Enum
 from typing import Any
 
 
+_PLAIN = frozenset({str, int, float, bool})
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def to_plain(value: Any) -> Any:
-    """JSON data of frozen model data: dataclasses as objects, sets sorted."""
+    """JSON data of frozen model data: dataclasses and named tuples as objects, sets sorted."""
+    if value is None or type(value) in _PLAIN:
+        return value
     if is_dataclass(value) and not isinstance(value, type):
         return {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Enum):
@@ -23,6 +29,8 @@ def to_plain(value: Any) -> Any:
         return {str(key): to_plain(entry) for key, entry in value.items()}
     if isinstance(value, frozenset | set):
         return sorted((to_plain(entry) for entry in value), key=canonical_json)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return to_plain(value._asdict())
     if isinstance(value, tuple | list):
         return [to_plain(entry) for entry in value]
     return value
@@ -30,7 +38,7 @@ def to_plain(value: Any) -> Any:
 
 def canonical_json(plain: Any) -> str:
     """One text per value: sorted keys, no spaces."""
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(plain)
 
 
 def digest(value: Any) -> str:

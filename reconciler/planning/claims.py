@@ -8,7 +8,7 @@ newly claims is recorded by the executor before any action uses it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model.ledger import Allocation, AllocationKind, Ledger
@@ -18,31 +18,40 @@ class PoolExhaustedError(Exception):
     """No candidate is free; the caller turns this into a finding that says how full it is."""
 
 
+Held = Mapping[str, tuple[Allocation, ...]]
+
+
+def by_resource(held: Held) -> Mapping[str, list[Allocation]]:
+    """The ledger's live allocations, grouped by the resource they are for."""
+    found: dict[str, list[Allocation]] = defaultdict(list)
+    for allocations in held.values():
+        for allocation in allocations:
+            found[allocation.resource].append(allocation)
+    return found
+
+
 @dataclass(slots=True)
 class Claims:
-    """The ledger plus what this plan claims. One instance per planning, never shared."""
+    """The ledger plus what this plan claims. One instance per planning, never shared.
+
+    ``recorded``: as ``by_resource`` gives it for this ledger.
+    """
 
     ledger: Ledger
+    recorded: Mapping[str, list[Allocation]]
     new: list[Allocation] = field(default_factory=list)
-    _live: dict[tuple[str, str], str] = field(default_factory=dict)
-    _by_resource: dict[str, list[Allocation]] = field(default_factory=lambda: defaultdict(list))
+    _owners: dict[tuple[str, str], str] = field(default_factory=dict)
     _used: set[tuple[str, str]] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        """Index the ledger's live allocations by value and by resource."""
-        for allocations in self.ledger.held.values():
-            for allocation in allocations:
-                self._live[allocation.kind, allocation.value] = allocation.owner
-                self._by_resource[allocation.resource].append(allocation)
 
     def held(self, owner: str, kind: AllocationKind) -> tuple[str, ...]:
         """Values of ``kind`` that ``owner`` held when planning began."""
         allocations = self.ledger.held.get(owner, ())
-        return tuple(entry.value for entry in allocations if entry.kind == kind)
+        return tuple([entry.value for entry in allocations if entry.kind == kind])
 
-    def holder(self, kind: AllocationKind, value: str) -> str | None:
-        """Owner uid of a live allocation, quarantine not counted."""
-        return self._live.get((kind, value))
+    def is_free(self, kind: AllocationKind, value: str) -> bool:
+        """Nobody holds it, held it within the quarantine, or claimed it in this plan."""
+        key = (kind, value)
+        return key not in self.ledger.taken and key not in self._owners
 
     def keep(self, kind: AllocationKind, value: str) -> str:
         """Note that a held value stays in use."""
@@ -51,9 +60,11 @@ class Claims:
 
     def take(self, kind: AllocationKind, value: str, *, owner: str, resource: str) -> str:
         """Claim exactly ``value``; the caller has checked that no other live owner has it."""
-        if self._live.get((kind, value)) != owner:
+        key = (kind, value)
+        has = self._owners.get(key)
+        if has != owner and (has is not None or value not in self.held(owner, kind)):
             self.new.append(Allocation(kind, value, owner, resource))
-            self._live[kind, value] = owner
+            self._owners[key] = owner
         return self.keep(kind, value)
 
     def draw(
@@ -66,8 +77,7 @@ class Claims:
         for value in self.held(owner, kind):
             return self.keep(kind, value)
         for value in candidates:
-            key = (kind, value)
-            if key not in self._live and key not in self.ledger.taken:
+            if self.is_free(kind, value):
                 return self.take(kind, value, owner=owner, resource=resource)
         raise PoolExhaustedError(kind)
 
@@ -75,6 +85,6 @@ class Claims:
         """Live allocations of a resource that this plan no longer uses."""
         return tuple(
             entry
-            for entry in self._by_resource.get(resource, ())
+            for entry in self.recorded.get(resource, ())
             if (entry.kind, entry.value) not in self._used
         )

@@ -52,7 +52,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         mac=entry["mac"],
         zone=int(entry["zone"]),
         addresses=tuple(entry["addresses"]),
-        link_local=str(identity.link_local_of(entry["mac"])),
+        link_local=identity.link_local_of(entry["mac"]),
         uid=uid or entry.get("uid", ""),
     )
 
