@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
-from reconciler.model.ledger import Allocation, Hold, Retry
+from reconciler.model.ledger import Allocation, Hold, Managed, Retry
+from reconciler.model.observed import Observed
 from reconciler.model.resolved import LaunchSpec, Port
 
 Action = Literal["create", "update", "restart", "replace", "delete"]
@@ -20,8 +21,7 @@ Disruption = Literal["none", "restart", "replace", "destroy"]
 PLAN_FORMAT = "metald.plan/v1"
 
 
-@dataclass(frozen=True, slots=True)
-class FieldChange:
+class FieldChange(NamedTuple):
     """``path`` of a field (``spec.vcpus``, ``status.interfaces[front].mtu``) with both values."""
 
     path: str
@@ -198,19 +198,18 @@ class Registration:
 class Plan:
     """The difference between desired and observed, complete and ordered.
 
-    ``id`` is a digest of everything below, ``fingerprint`` one of what was looked at.
+    ``id`` is a digest of everything below.
     ``registrations`` and ``allocations`` are recorded durably before any step;
     ``releases`` go into quarantine after the steps are done. ``blocked``: resources left
     alone because something about them is unknown (law 1). ``refused``: resources a guard
     protects from what the specs ask. ``held``: resources an operator took out of the loop.
     ``reported``: changes that would be due, but not by this pass (``reconcile: report``).
     ``excluded``: changes left out by targets and exclusions. ``waiting``: resources whose last
-    try failed, and when they are due. ``recorded``: the specs on record when this was planned,
-    at ``now_s`` (Unix epoch).
+    try failed, and when they are due. ``recorded`` and ``observed``: what was on record and what
+    was seen when this was planned, at ``now_s`` (Unix epoch); planning always fills them in.
     """
 
     id: str
-    fingerprint: str
     changes: tuple[Change, ...]
     recoveries: tuple[Recovery, ...]
     steps: tuple[Step, ...]
@@ -225,7 +224,8 @@ class Plan:
     reported: tuple[Change, ...] = ()
     excluded: tuple[Change, ...] = ()
     waiting: tuple[Retry, ...] = ()
-    recorded: Mapping[ResourceAddress, Mapping[str, Any]] = field(default_factory=dict)
+    recorded: Mapping[ResourceAddress, Managed] = field(default_factory=dict, repr=False)
+    observed: Observed | None = field(default=None, repr=False, compare=False)
     now_s: float = 0.0
 
     @property

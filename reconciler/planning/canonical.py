@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-
 _PLAIN = frozenset({str, int, float, bool})
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -5,8 +5,11 @@ Sysctls and rules are resources like any other: planned, shown, observed again.
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
 from reconciler.model.addresses import ResourceAddress, host_address
-from reconciler.model.firewall import Element
+from reconciler.model.firewall import ALLOW, Element
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import (
     Change,
@@ -77,19 +80,23 @@ def _rules(
     return [FieldChange(_RULES, firewall.listing, f"template {firewall.template}")]
 
 
-def remove_orphans(
-    draft: Draft,
-    inputs: Inputs,
-    network: NetworkState,
-    expected: tuple[frozenset[str], frozenset[Element]],
-    host: ResourceAddress,
-) -> None:
-    """Remove links and elements that are provably ours and that no VM accounts for.
-
-    ``expected``: taps and elements that desired, leaving or unknown VMs account for.
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """Taps and elements that desired, leaving or unknown VMs account for. ``spared``: taps and
+    addresses whose elements are left alone besides.
     """
-    taps, elements = expected
-    orphans = [state for name, state in sorted(network.taps.items()) if name not in taps]
+
+    taps: AbstractSet[str]
+    elements: frozenset[Element]
+    spared: frozenset[str]
+
+
+def remove_orphans(
+    draft: Draft, inputs: Inputs, network: NetworkState, known: Accounted, host: ResourceAddress
+) -> None:
+    """Remove links and elements that are provably ours and that no VM accounts for."""
+    taps = known.taps | known.spared
+    orphans = [network.taps[name] for name in sorted(network.taps.keys() - taps)]
     ours = [
         state
         for state in orphans
@@ -101,6 +108,7 @@ def remove_orphans(
         f"link {name} carries metald's alias but is not of this state folder; left alone"
         for name in sorted(foreign)
     )
+    spared = known.spared | foreign
     # A kill between creating a link and naming it leaves one without alias, and an alias can be
     # changed: its name, which only our ledger ever held, is the proof then.
     nameless = [
@@ -110,8 +118,8 @@ def remove_orphans(
     keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
     stale = frozenset(
         element
-        for element in network.firewall.elements - elements
-        if not foreign.intersection(element.key)
+        for element in network.firewall.elements - known.elements
+        if element.container != ALLOW and not spared.intersection(element.key)
     )
     if stale:
         draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)

@@ -71,13 +71,12 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
     generation = 1 if managed is None else managed.generation + int(changed)
     record = ledger.vms.get(vm.uid)
     found = Found(state, record, generation, inputs.observed.boot_id, ledger.now_s)
+    fields: tuple[FieldChange, ...] = ()
     if managed is None:
         fields = shown(vm.spec, path="spec")
     else:
-        fields = (
-            *inputs.rename_of(vm.address),
-            *differences(managed.spec, vm.spec, path="spec"),
-        )
+        fields = inputs.rename_of(vm.address)
+        fields += differences(managed.spec, vm.spec, path="spec") if changed else ()
     return _Case(vm, managed, found, fields)
 
 
@@ -92,14 +91,14 @@ def _comparable(launch: LaunchSpec) -> LaunchSpec:
 
 
 def _differs(running: LaunchSpec, wanted: LaunchSpec) -> bool:
-    return _comparable(running) != _comparable(wanted)
+    return running != wanted and _comparable(running) != _comparable(wanted)
 
 
 def _replace_ports(
     draft: Draft, network: NetworkState, case: _Case, *, after: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """Plan away the ports on record that the declared VM no longer has, or has otherwise."""
-    if case.managed is None:
+    if case.managed is None or case.managed.spec_hash == case.vm.spec_hash:
         return ()
     wanted = {port.tap for port in case.vm.ports}
     recorded = recorded_ports(case.managed)

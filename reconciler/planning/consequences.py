@@ -11,8 +11,13 @@ from reconciler.model.plan import Plan
 Specs = Mapping[ResourceAddress, Mapping[str, Any]]
 
 
+def specs_before(plan: Plan) -> Specs:
+    """What was on record when the plan was made, by address."""
+    return {address: entry.spec for address, entry in plan.recorded.items()}
+
+
 def specs_after(plan: Plan) -> Specs:
     """What will be on record once the plan is carried out, by address."""
     gone = {change.resource for change in plan.changes if change.action == "delete"}
-    kept = {address: spec for address, spec in plan.recorded.items() if address not in gone}
+    kept = {a: entry.spec for a, entry in plan.recorded.items() if a not in gone}
     return {**kept, **{entry.address: entry.spec for entry in plan.registrations}}

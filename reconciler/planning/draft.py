@@ -6,7 +6,7 @@ Mutable, local to one `planning.plan` call; `finish` freezes it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
@@ -53,10 +53,12 @@ class Inputs:
 class Draft:
     """Collects one plan.
 
-    ``wanted_elements``: firewall elements of every declared port. ``freed``: addresses whose
-    old tap goes away in this plan, with the key of the step that removes it.
+    ``elements``: firewall elements of every declared port, by tap, and ``wanted_elements`` all of
+    them. ``freed``: addresses whose old tap goes away in this plan, with the key of the step
+    that removes it.
     """
 
+    elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)
     wanted_elements: frozenset[Element] = frozenset()
     gone_reason: str = ""
 
@@ -75,11 +77,17 @@ class Draft:
     def margin(self) -> Draft:
         """Where what is only reported is drafted: its changes are told, and that is all."""
         return Draft(
+            elements=self.elements,
             wanted_elements=self.wanted_elements,
             changes=self.reported,
             blocked=self.blocked,
             warnings=self.warnings,
         )
+
+    def size(self) -> int:
+        """How much there is in it; more after every finding."""
+        told = len(self.changes) + len(self.reported) + len(self.recoveries) + len(self.warnings)
+        return told + len(self.steps) + len(self.blocked) + len(self.refused)
 
     def step(
         self,
@@ -96,13 +104,13 @@ class Draft:
     def ordered_steps(self) -> tuple[Step, ...]:
         """All steps, each with only such predecessors as exist, in a valid order."""
         known = self.steps
-        trimmed = {
-            key: Step(
-                key, step.resource, step.operation, tuple(k for k in step.after if k in known)
-            )
-            for key, step in known.items()
-        }
-        return _topological(trimmed)
+        return _topological({key: _trimmed(step, known) for key, step in known.items()})
+
+
+def _trimmed(step: Step, known: Mapping[str, Step]) -> Step:
+    """The step without predecessors that do not exist."""
+    after = tuple([key for key in step.after if key in known])
+    return step if len(after) == len(step.after) else replace(step, after=after)
 
 
 def _topological(steps: dict[str, Step]) -> tuple[Step, ...]:

@@ -6,24 +6,36 @@ does not look like changing all that follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler.model.plan import FieldChange
 
 _ENTRY_KEYS = ("network", "name", "effectiveFrom")
+_NOTHING: tuple[Any, ...] = ([], {}, "")
+_SCALARS = frozenset({str, int, bool, float, type(None)})
 
 
-def flatten(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, path: str) -> list[tuple[str, Any]]:
     """(path, scalar or list of scalars) pairs of nested JSON data."""
-    if isinstance(value, Mapping):
+    found: list[tuple[str, Any]] = []
+    _flatten(value, path, found)
+    return found
+
+
+def _flatten(value: Any, path: str, found: list[tuple[str, Any]]) -> None:
+    if isinstance(value, dict | Mapping):
         for key, entry in value.items():
-            yield from flatten(entry, f"{path}.{key}" if path else str(key))
+            below = f"{path}.{key}" if path else str(key)
+            if type(entry) in _SCALARS:
+                found.append((below, entry))
+            else:
+                _flatten(entry, below, found)
     elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
         for index, entry in enumerate(value):
-            yield from flatten(entry, f"{path}[{_entry_name(entry, index)}]")
+            _flatten(entry, f"{path}[{_entry_name(entry, index)}]", found)
     else:
-        yield path, list(value) if isinstance(value, tuple) else value
+        found.append((path, list(value) if isinstance(value, tuple) else value))
 
 
 def _entry_name(entry: Any, index: int) -> str:
@@ -52,10 +64,14 @@ def _is_nothing(*values: Any) -> bool:
     return all(value in (None, [], {}) for value in values)
 
 
+def _path_of(entry: tuple[str, Any]) -> str:
+    return entry[0]
+
+
 def shown(spec: Mapping[str, Any], *, path: str) -> tuple[FieldChange, ...]:
     """Every set field of a new resource, as changes from nothing."""
     return tuple(
         FieldChange(key, None, value)
-        for key, value in sorted(flatten(spec, path))
-        if value not in (None, [], {}, "")
+        for key, value in sorted(flatten(spec, path), key=_path_of)
+        if value is not None and value not in _NOTHING
     )

@@ -6,13 +6,11 @@ whoever wants to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from reconciler.errors import RefusedError
-from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
-from reconciler.model.firewall import ALLOW, Element, elements_of
+from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
+from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan, Retire
@@ -21,6 +19,7 @@ from reconciler.planning import reasons
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
     LOCAL_HOST,
+    Accounted,
     compare_host,
     host_of,
     remove_orphans,
@@ -31,31 +30,42 @@ from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
 from reconciler.planning.holds import active_holds, holds_everything, is_only_reported
+from reconciler.planning.memo import Memo
 from reconciler.planning.policy import Specs
-from reconciler.planning.prints import fingerprint, plan_id
+from reconciler.planning.ports import elements_by_tap
+from reconciler.planning.prints import plan_id
 from reconciler.planning.recorded import recorded_ports, recorded_vm
 from reconciler.planning.renames import renamed
 from reconciler.planning.resolve import Resolution
 from reconciler.planning.scope import Scope, selection
+from reconciler.planning.settling import Settling
 from reconciler.planning.waiting import waiting_resources, without_waiting
 
 EMPTY = Resolution(ResolvedFleet({}, {}, frozenset()), (), (), (), ())
 WHOLE = Scope()
 
 
-def plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope = WHOLE) -> Plan:
-    """The plan that makes ``observed`` what ``resolution`` asks for.
+def plan(
+    resolution: Resolution,
+    observed: Observed,
+    ledger: Ledger,
+    scope: Scope = WHOLE,
+    memo: Memo | None = None,
+) -> Plan:
+    """The plan that makes ``observed`` what ``resolution`` asks for, with a memo or without.
 
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject. Raises
     RefusedError when the scope would cut an isolation edge, or a value is not free yet.
     """
+    memo = Memo() if memo is None else memo
     if scope.destroy:
         resolution = EMPTY
     ledger = renamed(ledger, resolution.renames)
-    made = _plan(resolution, observed, ledger, scope)
+    made = _plan(resolution, observed, ledger, scope, memo)
     if not scope.is_partial or scope.destroy:
         return made
-    whole = _plan(resolution, observed, ledger, replace(scope, targets=NONE, exclude=NONE))
+    everything = replace(scope, targets=NONE, exclude=NONE)
+    whole = _plan(resolution, observed, ledger, everything, memo)
     own = {change.resource for change in made.changes}
     rest = tuple(change for change in whole.changes if change.resource not in own)
     return replace(made, excluded=rest)
@@ -64,7 +74,9 @@ def plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scop
 NONE: frozenset[ResourceAddress] = frozenset()
 
 
-def _plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope) -> Plan:
+def _plan(
+    resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope, memo: Memo
+) -> Plan:
     fleet = resolution.fleet
     held = active_holds(fleet, ledger, scope)
     inputs = Inputs(
@@ -78,7 +90,7 @@ def _plan(resolution: Resolution, observed: Observed, ledger: Ledger, scope: Sco
     elif observed.unlisted:
         draft.blocked.append((host_of(fleet), observed.unlisted))
     else:
-        _compare(draft, inputs, observed.network, fleet, (scope, held))
+        _compare(draft, inputs, observed.network, fleet, (scope, held, memo))
         if not scope.destroy:
             _registrations(draft, inputs, resolution, held)
             _refuse_taken(draft, ledger)
@@ -95,22 +107,34 @@ def _compare(
     inputs: Inputs,
     network: NetworkState,
     fleet: ResolvedFleet,
-    how: tuple[Scope, tuple[Hold, ...]],
+    how: tuple[Scope, tuple[Hold, ...], Memo],
 ) -> None:
-    scope, holds = how
+    scope, holds, memo = how
     host = host_of(fleet)
     held = frozenset(hold.address for hold in holds)
     vms = [vm for vm in fleet.vms.values() if not _is_held(vm.address, held)]
-    draft.wanted_elements = elements_of(port for vm in vms for port in vm.ports)
+    ports = [port for vm in fleet.vms.values() for port in vm.ports]
+    draft.elements = elements_by_tap(ports, memo)
+    wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
+    draft.wanted_elements = frozenset().union(*wanted)
     _compare_gone(draft, inputs, network, fleet, (scope, held))
     if not scope.destroy:
         compare_host(draft, inputs, network, host)
     for record in fleet.records.values():
         if inputs.selected(record.address) and not _is_held(record.address, held):
             _compare_record(_part(draft, fleet, record.address, scope), inputs, record)
+    settling = Settling(memo, draft, inputs, network)
     for vm in vms:
-        if inputs.selected(vm.address):
-            compare_vm(_part(draft, fleet, vm.address, scope), inputs, network, vm)
+        if not inputs.selected(vm.address):
+            continue
+        found = settling.found(vm)
+        if settling.is_known(found):
+            continue
+        part = _part(draft, fleet, vm.address, scope)
+        size = part.size()
+        compare_vm(part, inputs, network, vm)
+        if part.size() == size:
+            settling.keep(found)
     compare_policy(draft, inputs, network, _recorded_after(draft, inputs, fleet, held), host)
     if not scope.is_partial:
         _sweep(draft, inputs, network, fleet)
@@ -121,19 +145,19 @@ def _compare(
 def _recorded_after(
     draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: frozenset[ResourceAddress]
 ) -> Specs:
-    """The specs that will be on record: desired where this plan acts, else as they are."""
+    """Specs of networks that will be on record: desired where this plan acts, else as is."""
     untouched = {address for address, _ in (*draft.blocked, *draft.refused)}
     untouched |= {change.resource for change in draft.reported}
     gone = {change.resource for change in draft.changes if change.action == "delete"}
-    specs = {a: entry.spec for a, entry in inputs.ledger.managed.items() if a not in gone}
-    desired: dict[ResourceAddress, Mapping[str, Any]] = {
-        **{address: record.spec for address, record in fleet.records.items()},
-        **{address: vm.spec for address, vm in fleet.vms.items()},
+    specs = {
+        address: entry.spec
+        for address, entry in inputs.ledger.managed.items()
+        if address.startswith("network/") and address not in gone
     }
-    for address, spec in desired.items():
+    for address, record in fleet.records.items():
         acted = inputs.selected(address) and not _is_held(address, held)
-        if acted and address not in untouched:
-            specs[address] = spec
+        if address.startswith("network/") and acted and address not in untouched:
+            specs[address] = record.spec
     return specs
 
 
@@ -190,17 +214,15 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
     known |= {managed.uid for managed in inputs.ledger.managed.values()}
     host = host_of(fleet)
     spared = remove_stray_vms(draft, inputs, host, known) | _used_unseen(inputs)
-    ports: list[Port] = [port for vm in fleet.vms.values() for port in vm.ports]
+    # What is on record as declared has the ports that are declared.
+    recorded: list[Port] = []
     for address, managed in inputs.ledger.managed.items():
-        if kind_of(address) == "vm":
-            ports.extend(recorded_ports(managed))
-    taps = frozenset(port.tap for port in ports) | spared
-    elements: frozenset[Element] = elements_of(ports) | frozenset(
-        element
-        for element in network.firewall.elements
-        if element.container == ALLOW or spared.intersection(element.key)
-    )
-    remove_orphans(draft, inputs, network, (taps, elements), host)
+        vm = fleet.vms.get(address)
+        if "interfaces" in managed.spec and (vm is None or vm.spec_hash != managed.spec_hash):
+            recorded.extend(recorded_ports(managed))
+    taps = draft.elements.keys() | {port.tap for port in recorded}
+    elements = elements_of(recorded).union(*draft.elements.values())
+    remove_orphans(draft, inputs, network, Accounted(taps, elements, frozenset(spared)), host)
 
 
 def _used_unseen(inputs: Inputs) -> set[str]:
@@ -275,6 +297,7 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     elif observed.unlisted:
         draft.blocked.append((address, observed.unlisted))
     else:
+        draft.elements = elements_by_tap(vm.ports, Memo())
         draft.wanted_elements = elements_of(vm.ports)
         reboot_vm(draft, inputs, observed.network, vm)
     return _finish(draft, inputs, EMPTY.fleet, ())
@@ -289,15 +312,12 @@ def _finish(
 ) -> Plan:
     touched = {change.resource for change in (*draft.changes, *draft.reported)}
     touched |= {address for address, _ in (*draft.blocked, *draft.refused)}
-    settled = [
-        address
-        for address in (*fleet.records, *fleet.vms)
-        if address in inputs.ledger.managed and address not in touched and inputs.selected(address)
-    ]
+    settled = (fleet.records.keys() | fleet.vms.keys()) & inputs.ledger.managed.keys() - touched
+    if inputs.only is not None:
+        settled &= inputs.only
     steps = draft.ordered_steps()
     unfinished = Plan(
         id="",
-        fingerprint=fingerprint(inputs.observed, inputs.ledger),
         changes=tuple(draft.changes),
         recoveries=tuple(draft.recoveries),
         steps=without_waiting(steps, waiting) if waiting else steps,
@@ -311,7 +331,8 @@ def _finish(
         held=held,
         reported=tuple(draft.reported),
         waiting=waiting,
-        recorded={address: entry.spec for address, entry in inputs.ledger.managed.items()},
+        recorded=inputs.ledger.managed,
+        observed=inputs.observed,
         now_s=inputs.ledger.now_s,
     )
     return replace(unfinished, id=plan_id(unfinished))

@@ -6,6 +6,7 @@ tap is gone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from reconciler.model.firewall import Element, port_elements
@@ -19,6 +20,7 @@ from reconciler.model.resolved import (
     interface_name,
 )
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft
+from reconciler.planning.memo import Memo
 
 
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
@@ -57,7 +59,7 @@ def raise_ports(
     """Plan what the ports lack. ``live``: the VM's VMM keeps running and holds their queues."""
     changes: list[FieldChange] = []
     for port in ports:
-        missing = port_elements(port) - network.firewall.elements
+        missing = draft.elements[port.tap] - network.firewall.elements
         state = network.taps.get(port.tap)
         tap_changes = list(port_differences(port, state))
         attach = live is not None and (state is None or not state.attached)
@@ -66,13 +68,16 @@ def raise_ports(
         if missing:
             tap_changes.append(FieldChange(f"{status_path(port)}.firewall", "incomplete", "bound"))
             _bind(draft, port, missing)
+        before = [_key(port, "bind")] if missing else []
         if attach and live is not None:
+            before.append(_key(port, "attach"))
             draft.step(
                 _key(port, "attach"), port.vm, AttachTap(live, port.tap),
                 after=(FIREWALL, _key(port, "bind")),
             )  # fmt: skip
         if tap_changes and (state is None or attach or port_differences(port, state)):
-            draft.step(_key(port, "tap"), port.vm, RaiseTap(port), after=_tap_after(draft, port))
+            after = (SYSCTLS, FIREWALL, *before, *_freed(draft, port))
+            draft.step(_key(port, "tap"), port.vm, RaiseTap(port), after=after)
         changes.extend(tap_changes)
     return changes
 
@@ -82,11 +87,22 @@ def _bind(draft: Draft, port: Port, missing: frozenset[Element]) -> None:
     draft.step(_key(port, "bind"), port.vm, operation, after=(FIREWALL,))
 
 
-def _tap_after(draft: Draft, port: Port) -> tuple[str, ...]:
+def _freed(draft: Draft, port: Port) -> list[str]:
     # An address that moves here from a tap that goes: first gone there, then here. From a
     # tap that stays, raising replaces the route, so that two VMs may even swap addresses.
-    freed = sorted({draft.freed[a] for a in port.addresses if a in draft.freed})
-    return (SYSCTLS, FIREWALL, _key(port, "bind"), _key(port, "attach"), *freed)
+    return sorted({draft.freed[a] for a in port.addresses if a in draft.freed})
+
+
+def elements_by_tap(ports: Iterable[Port], memo: Memo) -> dict[str, frozenset[Element]]:
+    """The firewall elements of each port."""
+    known, kept = memo.elements, {}
+    for port in ports:
+        entry = known.get(port.tap)
+        if entry is None or entry[0] is not port:
+            entry = (port, port_elements(port))
+        kept[port.tap] = entry
+    memo.elements = kept
+    return {tap: elements for tap, (_, elements) in kept.items()}
 
 
 def drop_ports(

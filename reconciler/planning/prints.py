@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from reconciler.model.ledger import Ledger
+from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.observed import NetworkState, Observed, TapState, Unknown, VmState
-from reconciler.model.plan import Plan
+from reconciler.model.plan import FieldChange, Plan
 from reconciler.planning.canonical import digest_plain, to_plain
 
 
 def plan_id(plan: Plan) -> str:
     """Digest of what an operator agrees to."""
+    recorded = plan.recorded
     return digest_plain(
         [
-            [[c.resource, c.action, c.reason, [[f.path, f.before, f.after] for f in c.fields]]
+            [[c.resource, c.action, c.reason, _own(c.fields), _hash_of(recorded.get(c.resource))]
              for c in plan.changes],
             to_plain(plan.recoveries),
             [[r.address, r.uid, r.spec_hash] for r in plan.registrations],
@@ -29,19 +30,32 @@ def plan_id(plan: Plan) -> str:
     )  # fmt: skip
 
 
-def fingerprint(observed: Observed, ledger: Ledger) -> str:
-    """Digest of the observation and of what was on record."""
-    return digest_plain(
-        [
+def _own(fields: tuple[FieldChange, ...]) -> list[FieldChange]:
+    # What of the spec changes follows from the hash on record and the one to be registered.
+    return [entry for entry in fields if not entry.path.startswith("spec.")]
+
+
+def _hash_of(managed: Managed | None) -> str:
+    return "" if managed is None else managed.spec_hash
+
+
+def fingerprint(plan: Plan) -> str:
+    """Digest of what was observed and of what was on record when the plan was made."""
+    observed = plan.observed
+    seen = [] if observed is None else _seen(observed)
+    recorded = sorted([address, entry.spec_hash] for address, entry in plan.recorded.items())
+    return digest_plain([*seen, recorded])
+
+
+def _seen(observed: Observed) -> list[Any]:
+    return [
             observed.boot_id,
             observed.unlisted,
             _network(observed.network),
             sorted([uid, *_vm(state)] for uid, state in observed.vms.items()),
             sorted([name, f.kernel_sha256, f.initrd_sha256, f.problem]
                    for name, f in observed.images.items()),
-            sorted([address, entry.spec_hash] for address, entry in ledger.managed.items()),
-        ]
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 def parts(observed: Observed, ledger: Ledger) -> dict[str, str]:

@@ -22,9 +22,9 @@ from reconciler.model.plan import (
     SetSysctls,
 )
 from reconciler.model.times import rfc3339
-from reconciler.planning.canonical import to_plain
-from reconciler.planning.consequences import specs_after
+from reconciler.planning.consequences import specs_after, specs_before
 from reconciler.planning.cost import cost_delta, cost_document
+from reconciler.planning.prints import fingerprint
 from reconciler.planning.reach import reach_delta, reach_document
 
 _SECURITY_TEXT = {
@@ -52,11 +52,12 @@ class SourceInfo:
 
 def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
     """The plan as JSON data, in the order DESIGN.md lists its keys."""
+    before, after = specs_before(plan), specs_after(plan)
     return {
         "format": PLAN_FORMAT,
         "id": plan.id,
         "source": asdict(source),
-        "fingerprint": plan.fingerprint,
+        "fingerprint": fingerprint(plan),
         "summary": plan.summary(),
         "steps": len(plan.steps),
         "changes": [change_document(change) for change in plan.changes],
@@ -94,8 +95,8 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
             }
             for retry in plan.waiting
         ],
-        "cost": cost_document(cost_delta(plan.recorded, specs_after(plan), now_s=plan.now_s)),
-        "reachability": reach_document(reach_delta(plan.recorded, specs_after(plan))),
+        "cost": cost_document(cost_delta(before, after, now_s=plan.now_s)),
+        "reachability": reach_document(reach_delta(before, after)),
         "security": security_changes(plan),
         "warnings": list(plan.warnings),
     }
@@ -107,7 +108,7 @@ def change_document(change: Change) -> dict[str, Any]:
         "resource": change.resource,
         "action": change.action,
         "disruption": change.disruption,
-        "fields": [to_plain(field) for field in change.fields],
+        "fields": [field._asdict() for field in change.fields],
         "reason": change.reason,
         "downtimeSeconds": change.downtime_s,
     }

@@ -57,7 +57,7 @@ class Resolution:
 def resolve(
     fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts], memo: Memo | None = None
 ) -> Resolution:
-    """Resolve a checked fleet against the ledger. Pure and deterministic, with a memo or without."""
+    """Resolve a checked fleet against the ledger. Pure and deterministic, whatever the memo."""
     memo = Memo() if memo is None else memo
     renames, findings = renames_of(fleet, ledger)
     ledger = renamed(ledger, renames)

@@ -12,6 +12,7 @@ from typing import Any
 from reconciler.model import identity
 from reconciler.model.addresses import ResourceAddress, interface_owner, network_address
 from reconciler.model.ip6 import address_number
+from reconciler.model.ledger import Managed
 from reconciler.model.observed import ImageFacts
 from reconciler.model.resolved import (
     BootFiles,
@@ -40,15 +41,15 @@ def resolve_vms(work: Work, memo: Memo) -> list[ResourceAddress]:
     candidates: list[Resolved] = []
     for address, vm in work.fleet.vms.items():
         before, entry = managed.get(address), known.get(address)
-        if entry is not None and entry.document is vm and entry.managed == before:
+        if entry is not None and entry.document is vm and _same(entry.managed, before):
             vms[address] = entry.vm
             continue
         fresh.append(address)
         claimed = len(work.claims.new)
         found = _vm(work, address, vm)
-        if found is not None and before is not None and before.spec_hash == found.spec_hash:
-            if len(work.claims.new) == claimed:
-                candidates.append(Resolved(vm, before, found))
+        nothing_new = len(work.claims.new) == claimed
+        if found and before and before.spec_hash == found.spec_hash and nothing_new:
+            candidates.append(Resolved(vm, before, found))
     if not work.renames:
         memo.resolved = {a: entry for a, entry in known.items() if a in vms}
         for entry in candidates:
@@ -56,6 +57,10 @@ def resolve_vms(work: Work, memo: Memo) -> list[ResourceAddress]:
             if not work.claims.unused(entry.vm.address):
                 memo.resolved[entry.vm.address] = entry
     return fresh
+
+
+def _same(one: Managed, other: Managed | None) -> bool:
+    return one is other or one == other
 
 
 def _ground(work: Work) -> Ground:
@@ -131,9 +136,7 @@ def _ports(work: Work, vm: Vm, address: ResourceAddress, incarnation: int) -> li
     return [port for port in found if port is not None]
 
 
-def _port(
-    work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: int
-) -> Port | None:
+def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: int) -> Port | None:
     """The port of the VM's interface at ``where``: the VM's address and the position."""
     address, index = where
     interface = vm.spec.interfaces[index]

@@ -108,7 +108,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 def executor(
     store: SqliteStore, network: Recording, todo: Sequence[Step], progress: list[StepProgress]
 ) -> Executor:
-    plan = Plan("id", "print", (), (), tuple(todo), (), (), (), 0)
+    plan = Plan("id", (), (), tuple(todo), (), (), (), 0)
     run = store.begin_run(plan, SourceInfo("test"), now_s=time.time())
     world = World(network, {"none": NoDriver()}, nothing, lambda _: {})
     context = Context(world, store, store.ledger(time.time()), "boot", {}, {})

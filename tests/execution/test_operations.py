@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     with closing(open_store(StatePaths(tmp_path / "state"))) as opened:
         entry = Registration(VM, UID, 1, {}, "hash")
         opened.begin_run(
-            replace(Plan("id", "print", (), (), (), (), (), (), 0), registrations=(entry,)),
+            replace(Plan("id", (), (), (), (), (), (), 0), registrations=(entry,)),
             SourceInfo("test"),
             now_s=1.0,
         )

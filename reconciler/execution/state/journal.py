@@ -14,6 +14,7 @@ from reconciler.errors import BugError
 from reconciler.execution.state.records import Outcome, Run, RunChange, StepRecord
 from reconciler.model.plan import Plan
 from reconciler.planning.canonical import canonical_json, to_plain
+from reconciler.planning.prints import fingerprint
 from reconciler.planning.render import SourceInfo
 
 RUNS_KEPT: Final = 1000
@@ -31,7 +32,7 @@ def open_run(db: sqlite3.Connection, plan: Plan, source: SourceInfo, *, now_s: f
     cursor = db.execute(
         "INSERT INTO runs (plan_id, fingerprint, source, commit_id, author, started_at_s)"
         " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-        (plan.id, plan.fingerprint, source.path, source.commit, source.author, now_s),
+        (plan.id, fingerprint(plan), source.path, source.commit, source.author, now_s),
     )
     run: int = cursor.fetchone()[0]
     told: list[tuple[str, str, str]] = [

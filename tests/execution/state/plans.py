@@ -24,7 +24,6 @@ def plan_of(
     host = ResourceAddress("host/local")
     return Plan(
         id="plan",
-        fingerprint="seen",
         changes=(),
         recoveries=(),
         steps=tuple(Step(f"s{n}", host, entry) for n, entry in enumerate(operations)),
