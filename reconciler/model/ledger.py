@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from reconciler.model.addresses import ResourceAddress
 
 AllocationKind = Literal["prefix", "address", "mac", "tap", "zone", "unix-id"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Allocation:
+class Allocation(NamedTuple):
     """``owner`` (a uid) holds ``value`` in the namespace ``kind``; unique by (kind, value)."""
 
     kind: AllocationKind

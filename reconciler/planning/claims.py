@@ -45,7 +45,9 @@ class Claims:
 
     def held(self, owner: str, kind: AllocationKind) -> tuple[str, ...]:
         """Values of ``kind`` that ``owner`` held when planning began."""
-        allocations = self.ledger.held.get(owner, ())
+        allocations = self.ledger.held.get(owner)
+        if allocations is None:
+            return ()
         return tuple([entry.value for entry in allocations if entry.kind == kind])
 
     def is_free(self, kind: AllocationKind, value: str) -> bool:
@@ -78,7 +80,9 @@ class Claims:
             return self.keep(kind, value)
         for value in candidates:
             if self.is_free(kind, value):
-                return self.take(kind, value, owner=owner, resource=resource)
+                self.new.append(Allocation(kind, value, owner, resource))
+                self._owners[kind, value] = owner
+                return self.keep(kind, value)
         raise PoolExhaustedError(kind)
 
     def unused(self, resource: str) -> tuple[Allocation, ...]:

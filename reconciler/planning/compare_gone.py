@@ -103,9 +103,8 @@ def remove_stray_vms(
 ) -> set[str]:
     """Stop VMs of ours that no record accounts for; returns the taps left to strangers."""
     spared: set[str] = set()
-    for uid, state in sorted(inputs.observed.vms.items()):
-        if uid in known:
-            continue
+    for uid in sorted(inputs.observed.vms.keys() - known):
+        state = inputs.observed.vms[uid]
         if isinstance(state, Unknown):
             draft.blocked.append((host, f"VM folder {uid}: {state.reason}"))
         elif is_ours(inputs.ledger, state.launch.vm, uid):

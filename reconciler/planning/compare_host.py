@@ -118,7 +118,7 @@ def remove_orphans(
     keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
     stale = frozenset(
         element
-        for element in network.firewall.elements - known.elements
+        for element in draft.other_elements - known.elements
         if element.container != ALLOW and not spared.intersection(element.key)
     )
     if stale:

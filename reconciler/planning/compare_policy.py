@@ -26,7 +26,7 @@ def compare_policy(
     draft: Draft, inputs: Inputs, network: NetworkState, specs: Specs, host: ResourceAddress
 ) -> None:
     """Plan the missing and the stale entries. ``specs``: what will be on record, by address."""
-    present = frozenset(e for e in network.firewall.elements if e.container == ALLOW)
+    present = frozenset([e for e in draft.other_elements if e.container == ALLOW])
     wanted = policy_elements(allowed_between(specs), specs)
     if present == wanted:
         return

@@ -5,6 +5,7 @@ Mutable, local to one `planning.plan` call; `finish` freezes it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -53,13 +54,14 @@ class Inputs:
 class Draft:
     """Collects one plan.
 
-    ``elements``: firewall elements of every declared port, by tap, and ``wanted_elements`` all of
-    them. ``freed``: addresses whose old tap goes away in this plan, with the key of the step
+    ``elements``: firewall elements of every declared port, by tap; ``wanted_elements``: those of
+    VMs that no hold keeps as they are; ``other_elements``: what is there besides. ``freed``: addresses whose old tap goes away in this plan, with the key of the step
     that removes it.
     """
 
     elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)
     wanted_elements: frozenset[Element] = frozenset()
+    other_elements: frozenset[Element] = frozenset()
     gone_reason: str = ""
 
     changes: list[Change] = field(default_factory=list)
@@ -115,19 +117,21 @@ def _trimmed(step: Step, known: Mapping[str, Step]) -> Step:
 
 def _topological(steps: dict[str, Step]) -> tuple[Step, ...]:
     """Kahn's algorithm; ties keep the order of insertion, so the result is deterministic."""
-    waiting = {key: len(step.after) for key, step in steps.items()}
-    followers: dict[str, list[str]] = {}
-    for step in steps.values():
-        for before in step.after:
-            followers.setdefault(before, []).append(step.key)
-    ready = [key for key, count in waiting.items() if count == 0]
     ordered: list[Step] = []
-    for key in ready:
-        ordered.append(steps[key])
-        for follower in followers.get(key, ()):
-            waiting[follower] -= 1
-            if waiting[follower] == 0:
-                ready.append(follower)
+    waiting: dict[str, int] = {}
+    followers: dict[str, list[Step]] = defaultdict(list)
+    for step in steps.values():
+        if not step.after:
+            ordered.append(step)
+            continue
+        waiting[step.key] = len(step.after)
+        for before in step.after:
+            followers[before].append(step)
+    for step in ordered:  # grows meanwhile
+        for follower in followers.get(step.key, ()):
+            waiting[follower.key] -= 1
+            if waiting[follower.key] == 0:
+                ordered.append(follower)
     if len(ordered) != len(steps):
         stuck = sorted(key for key, count in waiting.items() if count)
         raise AssertionError(f"steps wait for each other: {stuck}")

@@ -16,7 +16,7 @@ from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.model.resolved import ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.model.times import rfc3339
-from reconciler.planning.holds import active_holds
+from reconciler.planning.holds import active_holds, reconcile_modes
 from reconciler.planning.planner import plan
 from reconciler.planning.recorded import recorded_vm
 from reconciler.planning.render import change_document
@@ -75,7 +75,12 @@ def drift_document(observed: Observed, ledger: Ledger) -> dict[str, Any]:
         ],
         "held": [
             {"resource": hold.address, "owner": hold.owner, "reason": hold.reason}
-            for hold in active_holds(resolution.fleet, ledger, Scope(by_hand=True))
+            for hold in active_holds(
+                resolution.fleet,
+                ledger,
+                Scope(by_hand=True),
+                reconcile_modes(resolution.fleet),
+            )
         ],
         "unrecorded": sorted(observed.vms.keys() - known),
         "warnings": list(found.warnings) if found else [],

@@ -13,10 +13,12 @@ from typing import Any
 
 from reconciler.model.addresses import EVERYTHING, ResourceAddress, tenant_address, tenant_of
 from reconciler.model.ledger import Hold, Ledger
-from reconciler.model.resolved import ResolvedFleet
+from reconciler.model.resolved import ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning.canonical import digest
 from reconciler.planning.scope import Scope
 
+# By address: report, or an end of freezing with its owner and reason.
+Modes = Mapping[ResourceAddress, str | Mapping[str, Any]]
 _DERIVED = frozenset({"addresses", "mac", "tap", "zone", "uid"})
 
 
@@ -29,11 +31,16 @@ def declared_digest(spec: Mapping[str, Any]) -> str:
     return digest({**spec, "interfaces": interfaces})
 
 
-def active_holds(fleet: ResolvedFleet, ledger: Ledger, scope: Scope) -> tuple[Hold, ...]:
-    """Every hold and freeze that counts for this pass, one per resource, in address order."""
+def active_holds(
+    fleet: ResolvedFleet, ledger: Ledger, scope: Scope, modes: Modes
+) -> tuple[Hold, ...]:
+    """Every hold and freeze that counts for this pass, one per resource, in address order.
+
+    ``modes``: as ``reconcile_modes`` gives them for this fleet.
+    """
     if scope.destroy:
         return ()
-    found = {hold.address: hold for hold in _frozen(fleet, ledger)}
+    found = {hold.address: hold for hold in _frozen(modes, ledger)}
     for address, hold in ledger.holds.items():
         if hold.until_s is not None and hold.until_s <= ledger.now_s:
             continue
@@ -47,28 +54,39 @@ def _stands(fleet: ResolvedFleet, hold: Hold) -> bool:
     return vm is not None and declared_digest(vm.spec) == hold.spec_hash
 
 
-def _frozen(fleet: ResolvedFleet, ledger: Ledger) -> Iterable[Hold]:
-    for address in (*fleet.records, *fleet.vms):
-        mode = reconcile_mode(fleet, address)
+def _frozen(modes: Modes, ledger: Ledger) -> Iterable[Hold]:
+    for address, mode in modes.items():
         if isinstance(mode, Mapping):
             until_s = datetime.fromisoformat(mode["until"]).timestamp()
             if until_s > ledger.now_s:
                 yield Hold(address, mode["owner"], mode["reason"], 0.0, "", until_s)
 
 
-def reconcile_mode(fleet: ResolvedFleet, address: ResourceAddress) -> str | Mapping[str, Any]:
-    """A resource's own ``metadata.reconcile``, else its tenant's."""
-    for candidate in (address, tenant_address(tenant_of(address))):
-        entry = fleet.vms.get(candidate) or fleet.records.get(candidate)
-        mode = "correct" if entry is None else entry.spec.get("reconcile", "correct")
-        if isinstance(mode, str | Mapping) and mode != "correct":
-            return mode
-    return "correct"
+def reconcile_modes(fleet: ResolvedFleet) -> Modes:
+    """Every resource's ``metadata.reconcile``, its own or else its tenant's, where it is not
+    the default, ``correct``.
+    """
+    parts: tuple[Mapping[ResourceAddress, ResolvedRecord | ResolvedVm], ...]
+    parts = (fleet.records, fleet.vms)
+    own = {
+        address: entry.spec["reconcile"]
+        for part in parts
+        for address, entry in part.items()
+        if entry.spec.get("reconcile", "correct") != "correct"
+    }
+    if not own:
+        return own
+    found = {}
+    for address in (*fleet.records, *fleet.vms):
+        mode = own.get(address) or own.get(tenant_address(tenant_of(address)))
+        if mode is not None:
+            found[address] = mode
+    return found
 
 
-def is_only_reported(fleet: ResolvedFleet, address: ResourceAddress, scope: Scope) -> bool:
+def is_only_reported(modes: Modes, address: ResourceAddress, scope: Scope) -> bool:
     """Differences of this resource are told, and corrected by a person's apply alone."""
-    return not scope.by_hand and reconcile_mode(fleet, address) == "report"
+    return not scope.by_hand and modes.get(address) == "report"
 
 
 def holds_everything(holds: Iterable[Hold]) -> Hold | None:

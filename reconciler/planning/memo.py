@@ -92,6 +92,7 @@ class Memo:
     settled: dict[ResourceAddress, Settled] = field(default_factory=dict)
     elements: dict[str, tuple[Port, frozenset[Element]]] = field(default_factory=dict)
     boot_id: str = ""
+    _union: tuple[list[frozenset[Element]], frozenset[Element]] = ([], frozenset())
     _ground: Ground | None = None
     _grouped: tuple[Held, Mapping[str, list[Allocation]]] | None = None
 
@@ -100,6 +101,12 @@ class Memo:
         if self._grouped is None or self._grouped[0] is not ledger.held:
             self._grouped = (ledger.held, by_resource(ledger.held))
         return self._grouped[1]
+
+    def union(self, parts: list[frozenset[Element]]) -> frozenset[Element]:
+        """All elements of the parts; again only when one differs."""
+        if self._union[0] != parts:
+            self._union = (parts, frozenset().union(*parts))
+        return self._union[1]
 
     def stand_on(self, ground: Ground) -> None:
         """Forget what was resolved on another ground."""

@@ -6,7 +6,8 @@ whoever wants to look.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from reconciler.errors import RefusedError
 from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
@@ -14,7 +15,7 @@ from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan, Retire
-from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord
+from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning import reasons
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
@@ -29,7 +30,13 @@ from reconciler.planning.compare_policy import compare_policy
 from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
-from reconciler.planning.holds import active_holds, holds_everything, is_only_reported
+from reconciler.planning.holds import (
+    Modes,
+    active_holds,
+    holds_everything,
+    is_only_reported,
+    reconcile_modes,
+)
 from reconciler.planning.memo import Memo
 from reconciler.planning.policy import Specs
 from reconciler.planning.ports import elements_by_tap
@@ -78,7 +85,9 @@ def _plan(
     resolution: Resolution, observed: Observed, ledger: Ledger, scope: Scope, memo: Memo
 ) -> Plan:
     fleet = resolution.fleet
-    held = active_holds(fleet, ledger, scope)
+    modes = reconcile_modes(fleet)
+    held = active_holds(fleet, ledger, scope, modes)
+    aim = _Aim(fleet, scope, frozenset(hold.address for hold in held), modes, memo)
     inputs = Inputs(
         ledger, observed, selection(fleet, ledger, scope), resolution.renames, scope.defer_deletes
     )
@@ -90,61 +99,75 @@ def _plan(
     elif observed.unlisted:
         draft.blocked.append((host_of(fleet), observed.unlisted))
     else:
-        _compare(draft, inputs, observed.network, fleet, (scope, held, memo))
+        _compare(draft, inputs, observed.network, aim)
         if not scope.destroy:
-            _registrations(draft, inputs, resolution, held)
+            _registrations(draft, inputs, resolution, aim)
             _refuse_taken(draft, ledger)
     waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
     return _finish(draft, inputs, fleet, held, waiting)
 
 
-def _is_held(address: ResourceAddress, held: frozenset[ResourceAddress]) -> bool:
-    return address in held or tenant_address(tenant_of(address)) in held
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """What one plan is to bring about, for whom, and what is left alone meanwhile."""
+
+    fleet: ResolvedFleet
+    scope: Scope
+    held: frozenset[ResourceAddress]
+    modes: Modes
+    memo: Memo
+
+    def is_held(self, address: ResourceAddress) -> bool:
+        """An operator took it, or its whole tenant, out of the loop."""
+        held = self.held
+        return bool(held) and (address in held or tenant_address(tenant_of(address)) in held)
+
+    def part(self, draft: Draft, address: ResourceAddress) -> Draft:
+        """The draft itself, or its margin for what is only reported."""
+        return draft.margin() if is_only_reported(self.modes, address, self.scope) else draft
 
 
-def _compare(
-    draft: Draft,
-    inputs: Inputs,
-    network: NetworkState,
-    fleet: ResolvedFleet,
-    how: tuple[Scope, tuple[Hold, ...], Memo],
-) -> None:
-    scope, holds, memo = how
+def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> None:
+    fleet, scope = aim.fleet, aim.scope
     host = host_of(fleet)
-    held = frozenset(hold.address for hold in holds)
-    vms = [vm for vm in fleet.vms.values() if not _is_held(vm.address, held)]
+    vms = [vm for vm in fleet.vms.values() if not aim.is_held(vm.address)]
     ports = [port for vm in fleet.vms.values() for port in vm.ports]
-    draft.elements = elements_by_tap(ports, memo)
+    draft.elements = elements_by_tap(ports, aim.memo)
     wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
-    draft.wanted_elements = frozenset().union(*wanted)
-    _compare_gone(draft, inputs, network, fleet, (scope, held))
+    draft.wanted_elements = aim.memo.union(wanted)
+    draft.other_elements = network.firewall.elements - draft.wanted_elements
+    _compare_gone(draft, inputs, network, aim)
     if not scope.destroy:
         compare_host(draft, inputs, network, host)
     for record in fleet.records.values():
-        if inputs.selected(record.address) and not _is_held(record.address, held):
-            _compare_record(_part(draft, fleet, record.address, scope), inputs, record)
-    settling = Settling(memo, draft, inputs, network)
-    for vm in vms:
-        if not inputs.selected(vm.address):
-            continue
-        found = settling.found(vm)
-        if settling.is_known(found):
-            continue
-        part = _part(draft, fleet, vm.address, scope)
-        size = part.size()
-        compare_vm(part, inputs, network, vm)
-        if part.size() == size:
-            settling.keep(found)
-    compare_policy(draft, inputs, network, _recorded_after(draft, inputs, fleet, held), host)
+        if inputs.selected(record.address) and not aim.is_held(record.address):
+            _compare_record(aim.part(draft, record.address), inputs, record)
+    _compare_vms(draft, inputs, network, vms, aim)
+    compare_policy(draft, inputs, network, _recorded_after(draft, inputs, aim), host)
     if not scope.is_partial:
         _sweep(draft, inputs, network, fleet)
         if scope.destroy and not (draft.blocked or draft.refused):
             tear_down_host(draft, inputs, network)
 
 
-def _recorded_after(
-    draft: Draft, inputs: Inputs, fleet: ResolvedFleet, held: frozenset[ResourceAddress]
-) -> Specs:
+def _compare_vms(
+    draft: Draft, inputs: Inputs, network: NetworkState, vms: Iterable[ResolvedVm], aim: _Aim
+) -> None:
+    settling = Settling(aim.memo, draft, inputs, network)
+    for vm in vms:
+        if not inputs.selected(vm.address):
+            continue
+        found = settling.found(vm)
+        if found is not None and settling.is_known(found):
+            continue
+        part = aim.part(draft, vm.address)
+        size = part.size()
+        compare_vm(part, inputs, network, vm)
+        if found is not None and part.size() == size:
+            settling.keep(found)
+
+
+def _recorded_after(draft: Draft, inputs: Inputs, aim: _Aim) -> Specs:
     """Specs of networks that will be on record: desired where this plan acts, else as is."""
     untouched = {address for address, _ in (*draft.blocked, *draft.refused)}
     untouched |= {change.resource for change in draft.reported}
@@ -154,33 +177,22 @@ def _recorded_after(
         for address, entry in inputs.ledger.managed.items()
         if address.startswith("network/") and address not in gone
     }
-    for address, record in fleet.records.items():
-        acted = inputs.selected(address) and not _is_held(address, held)
+    for address, record in aim.fleet.records.items():
+        acted = inputs.selected(address) and not aim.is_held(address)
         if address.startswith("network/") and acted and address not in untouched:
             specs[address] = record.spec
     return specs
 
 
-def _part(draft: Draft, fleet: ResolvedFleet, address: ResourceAddress, scope: Scope) -> Draft:
-    """The draft itself, or its margin for what is only reported."""
-    return draft.margin() if is_only_reported(fleet, address, scope) else draft
-
-
-def _compare_gone(
-    draft: Draft,
-    inputs: Inputs,
-    network: NetworkState,
-    fleet: ResolvedFleet,
-    how: tuple[Scope, frozenset[ResourceAddress]],
-) -> None:
-    scope, held = how
+def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> None:
+    fleet, scope = aim.fleet, aim.scope
     gone = [
         address
         for address in inputs.ledger.managed
-        if address not in fleet.records
-        and address not in fleet.vms
+        if address not in fleet.vms
+        and address not in fleet.records
         and inputs.selected(address)
-        and not _is_held(address, held)
+        and not aim.is_held(address)
     ]
     if scope.keep_gone:
         draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
@@ -221,7 +233,8 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
         if "interfaces" in managed.spec and (vm is None or vm.spec_hash != managed.spec_hash):
             recorded.extend(recorded_ports(managed))
     taps = draft.elements.keys() | {port.tap for port in recorded}
-    elements = elements_of(recorded).union(*draft.elements.values())
+    held = [e for tap, e in draft.elements.items() if not e <= draft.wanted_elements]
+    elements = elements_of(recorded).union(*held)
     remove_orphans(draft, inputs, network, Accounted(taps, elements, frozenset(spared)), host)
 
 
@@ -239,21 +252,14 @@ def _used_unseen(inputs: Inputs) -> set[str]:
     }
 
 
-def _registrations(
-    draft: Draft, inputs: Inputs, resolution: Resolution, held: tuple[Hold, ...]
-) -> None:
+def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: _Aim) -> None:
     """What must be on record before the first step: only for resources this plan acts on."""
-    untouched = frozenset(hold.address for hold in held)
     skipped = {address for address, _ in (*draft.blocked, *draft.refused)}
     skipped |= {change.resource for change in draft.reported}
 
     def wanted(address: str) -> bool:
         resource = ResourceAddress(address)
-        return (
-            resource not in skipped
-            and not _is_held(resource, untouched)
-            and inputs.selected(resource)
-        )
+        return resource not in skipped and not aim.is_held(resource) and inputs.selected(resource)
 
     draft.registrations = [r for r in resolution.registrations if wanted(r.address)]
     draft.allocations = [a for a in resolution.allocations if wanted(a.resource)]
@@ -265,12 +271,15 @@ def _refuse_taken(draft: Draft, ledger: Ledger) -> None:
     """RefusedError for a value that somebody has whom this plan leaves as it is: held, unknown,
     protected, or kept by a guard.
     """
+    if not draft.allocations:
+        return
     given_up = {(entry.kind, entry.value, entry.owner) for entry in draft.releases}
     decided = {entry.address for entry in draft.registrations}
     decided |= {s.resource for s in draft.steps.values() if isinstance(s.operation, Retire)}
-    taken = {(e.kind, e.value): e for held in ledger.held.values() for e in held}
     for entry in draft.allocations:
-        has = taken.get((entry.kind, entry.value), entry)
+        owner = ledger.taken.get((entry.kind, entry.value), "")
+        live = ledger.held.get(owner, ())
+        has = next((e for e in live if (e.kind, e.value) == (entry.kind, entry.value)), entry)
         freed = has.owner == entry.owner or (has.kind, has.value, has.owner) in given_up
         if not freed and ResourceAddress(has.resource.split("#")[0]) not in decided:
             raise RefusedError(

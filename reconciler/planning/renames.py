@@ -40,13 +40,13 @@ def check_renames(fleet: Fleet) -> Iterator[Finding]:
 
     A cycle of renames is the former for each of its members.
     """
-    declared = {document.address for document in all_documents(fleet)}
+    parts = (fleet.tenants, fleet.networks, fleet.vms, fleet.images, fleet.hosts, fleet.price_plans)
     claimed: dict[ResourceAddress, ResourceAddress] = {}
     for document in all_documents(fleet):
         source = source_of(document)
         if source is None:
             continue
-        if source in declared:
+        if any(source in part for part in parts):
             hint = "remove renamedFrom if the rename is done, else remove the old document"
             yield Finding(document.address, _PATH, f"{source} is declared still", hint)
         elif source in claimed:
@@ -72,7 +72,10 @@ def renames_of(
         and tenant.address not in ledger.managed
         and tenant_address(tenant.metadata.renamed_from) in ledger.managed
     }
+    # Without a tenant's rename, only who says so has another name on record.
     for document in all_documents(fleet):
+        if not tenants and document.metadata.renamed_from is None:
+            continue
         address, source = document.address, source_of(document)
         # Its own rename may be done already, and the tenant's not.
         names = (address,) if source is None else (source, address)
@@ -110,7 +113,7 @@ def renamed(ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]) ->
     }
     held = {
         owner: tuple(
-            replace(entry, resource=new_of.get(ResourceAddress(entry.resource), entry.resource))
+            entry._replace(resource=new_of.get(ResourceAddress(entry.resource), entry.resource))
             for entry in allocations
         )
         for owner, allocations in ledger.held.items()

@@ -16,7 +16,9 @@ class Settling:
         # Under a rename the ledger is read as it will be: not what the memo stands on.
         stands = memo.boot_id == inputs.observed.boot_id and not inputs.renames
         self._known = memo.settled if stands else {}
-        self._missing = draft.wanted_elements - network.firewall.elements
+        present, wanted = network.firewall.elements, draft.wanted_elements
+        is_whole = len(present) - len(draft.other_elements) == len(wanted)
+        self._missing = frozenset() if is_whole else wanted - present
         self._elements = draft.elements
         memo.boot_id, memo.settled = inputs.observed.boot_id, {}
 
@@ -35,17 +37,15 @@ class Settling:
     def _is_bound(self, vm: ResolvedVm) -> bool:
         return all(self._missing.isdisjoint(self._elements[port.tap]) for port in vm.ports)
 
-    def is_known(self, found: Settled | None) -> bool:
+    def is_known(self, found: Settled) -> bool:
         """There was nothing to do for a VM found like this; that is kept in mind."""
-        if found is None:
-            return False
         before = self._known.get(found.vm.address)
         if before is None or not before.is_still(found):
             return False
         self._memo.settled[found.vm.address] = before
         return True
 
-    def keep(self, found: Settled | None) -> None:
+    def keep(self, found: Settled) -> None:
         """Nothing was to do for a VM found like this."""
-        if found is not None and not self._inputs.renames:
+        if not self._inputs.renames:
             self._memo.settled[found.vm.address] = found

@@ -135,7 +135,7 @@ class World:
             kept[entry.address] = replace(known, address=entry.address, origin=origin)
             for key, allocation in self.allocations.items():
                 if allocation.resource == before:
-                    self.allocations[key] = replace(allocation, resource=entry.address)
+                    self.allocations[key] = allocation._replace(resource=entry.address)
         self.managed = kept
         for entry in chosen.registrations:
             old = self.managed.get(entry.address)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -105,7 +104,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject, *, rightly: bool) -> None:
         key = data.draw(st.sampled_from(sorted(self.live)))
         entry = self.live[key]
-        named = entry if rightly else replace(entry, owner="somebody else")
+        named = entry if rightly else entry._replace(owner="somebody else")
         self.store.release((named,), now_s=self.now_s)
         if rightly:
             self._rest(key)

@@ -73,7 +73,7 @@ def test_an_incarnation_is_never_used_again(store: SqliteStore) -> None:
 
 def test_a_refused_plan_leaves_nothing_of_itself(store: SqliteStore) -> None:
     begin(store, plan_of(WEB, allocations=(TAP,)))
-    stolen = replace(TAP, owner="uid-if-2", resource=DB.address)
+    stolen = TAP._replace(owner="uid-if-2", resource=DB.address)
     with pytest.raises(BugError, match="mt01 is held by uid-if-1"):
         begin(store, plan_of(DB, allocations=(stolen,)))
     ledger = store.ledger(0.0)
@@ -83,7 +83,7 @@ def test_a_refused_plan_leaves_nothing_of_itself(store: SqliteStore) -> None:
 
 
 def test_two_owners_within_one_plan_are_refused(store: SqliteStore) -> None:
-    twice = (TAP, replace(TAP, owner="uid-if-2", resource=DB.address))
+    twice = (TAP, TAP._replace(owner="uid-if-2", resource=DB.address))
     with pytest.raises(BugError, match="planned for both"):
         begin(store, plan_of(WEB, DB, allocations=twice))
 
@@ -95,7 +95,7 @@ def test_an_allocation_needs_a_resource_on_record(store: SqliteStore) -> None:
 
 def test_a_plan_may_hand_a_declared_value_over(store: SqliteStore) -> None:
     begin(store, plan_of(WEB, allocations=(ADDRESS,)))
-    moved = replace(ADDRESS, owner="uid-if-2", resource=DB.address)
+    moved = ADDRESS._replace(owner="uid-if-2", resource=DB.address)
     begin(store, plan_of(DB, allocations=(moved,), releases=(ADDRESS,)))
     assert store.ledger(0.0).held == {"uid-if-2": (moved,)}
     store.release((ADDRESS,), now_s=1.0)
@@ -104,7 +104,7 @@ def test_a_plan_may_hand_a_declared_value_over(store: SqliteStore) -> None:
 
 def test_retiring_the_holder_in_the_plan_frees_what_its_interfaces_hold(store: SqliteStore) -> None:
     begin(store, plan_of(WEB, allocations=(ADDRESS,)))
-    moved = replace(ADDRESS, owner="uid-if-2", resource=DB.address)
+    moved = ADDRESS._replace(owner="uid-if-2", resource=DB.address)
     begin(store, plan_of(DB, allocations=(moved,), retires=(WEB.uid,)))
     store.retire(WEB.uid, now_s=1.0)
     assert store.ledger(1.0).held == {"uid-if-2": (moved,)}, "it is no longer the retired one's"
@@ -114,7 +114,7 @@ def test_a_plan_that_decides_anew_on_the_holder_may_hand_its_values_over(
     store: SqliteStore,
 ) -> None:
     begin(store, plan_of(WEB, DB, allocations=(ADDRESS,)))
-    moved = replace(ADDRESS, owner="uid-if-2", resource=DB.address)
+    moved = ADDRESS._replace(owner="uid-if-2", resource=DB.address)
     without = replace(WEB, spec={"vcpus": 1, "interfaces": []}, spec_hash="hash-2")
     begin(store, plan_of(without, allocations=(moved,)))
     assert store.ledger(0.0).held == {"uid-if-2": (moved,)}
@@ -153,7 +153,7 @@ def test_drawn_values_wait_out_the_quarantine_and_declared_ones_need_not(
     value = Allocation(kind, "value", "uid-if-1", WEB.address)
     begin(store, plan_of(WEB, DB, allocations=(value,)))
     store.release((value,), now_s=0.0)
-    again = plan_of(allocations=(replace(value, owner="uid-if-2", resource=DB.address),))
+    again = plan_of(allocations=(value._replace(owner="uid-if-2", resource=DB.address),))
     if accepted:
         begin(store, again, now_s=now_s)
         assert store.ledger(now_s).taken == {(kind, "value"): "uid-if-2"}
