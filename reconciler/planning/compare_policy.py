@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import ALLOW, Element, allow_element, zone_class
-from reconciler.model.observed import NetworkState
 from reconciler.model.plan import Change, ChangeElements, FieldChange
 from reconciler.planning.draft import FIREWALL, Draft, Inputs
 from reconciler.planning.policy import Allowed, Specs, allowed_between
@@ -22,9 +21,7 @@ _PROTOCOL_PARTS = {"tcp": "tcp", "udp": "udp", "icmpv6": "ipv6-icmp", "any": "0-
 _OTHERS = ("0-5", "7-16", "18-57", "59-255")
 
 
-def compare_policy(
-    draft: Draft, inputs: Inputs, network: NetworkState, specs: Specs, host: ResourceAddress
-) -> None:
+def compare_policy(draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAddress) -> None:
     """Plan the missing and the stale entries. ``specs``: what will be on record, by address."""
     present = frozenset([e for e in draft.other_elements if e.container == ALLOW])
     wanted = policy_elements(allowed_between(specs), specs)

@@ -55,8 +55,8 @@ class Draft:
     """Collects one plan.
 
     ``elements``: firewall elements of every declared port, by tap; ``wanted_elements``: those of
-    VMs that no hold keeps as they are; ``other_elements``: what is there besides. ``freed``: addresses whose old tap goes away in this plan, with the key of the step
-    that removes it.
+    VMs that no hold keeps as they are; ``other_elements``: what is there besides. ``freed``:
+    addresses whose old tap goes away in this plan, with the key of the step that removes it.
     """
 
     elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)

@@ -143,7 +143,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> 
         if inputs.selected(record.address) and not aim.is_held(record.address):
             _compare_record(aim.part(draft, record.address), inputs, record)
     _compare_vms(draft, inputs, network, vms, aim)
-    compare_policy(draft, inputs, network, _recorded_after(draft, inputs, aim), host)
+    compare_policy(draft, inputs, _recorded_after(draft, inputs, aim), host)
     if not scope.is_partial:
         _sweep(draft, inputs, network, fleet)
         if scope.destroy and not (draft.blocked or draft.refused):
