@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.model import identity
-from reconciler.model.addresses import ResourceAddress, interface_owner
+from reconciler.model.addresses import (
+    ResourceAddress,
+    interface_owner,
+    network_address,
+    tenant_of,
+)
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.quantities import parse_size
 from reconciler.model.resolved import (
@@ -27,13 +32,42 @@ def recorded_ports(managed: Managed) -> tuple[Port, ...]:
     return tuple(_port(managed, entry, "") for entry in managed.spec.get("interfaces", ()))
 
 
-def recorded_interface_uid(ledger: Ledger, vm: ResourceAddress, network: str) -> str | None:
-    """Uid of an interface a VM has on record, None when it has none in that network."""
+def recorded_interface_uid(
+    ledger: Ledger, vm: ResourceAddress, network: ResourceAddress, zones: Mapping[Any, int]
+) -> str | None:
+    """Uid of an interface a VM has on record, None when it has none in that network.
+
+    ``zones`` of all networks tell which is which: a VM that was left alone while one was renamed
+    has it on record by its old name. Where the zone is nobody's any more, the name counts.
+    """
     managed = ledger.managed.get(vm)
-    for entry in managed.spec.get("interfaces", ()) if managed else ():
-        if managed is not None and entry["network"] == network:
+    if managed is None:
+        return None
+    name, zone = network.rsplit("/", 1)[1], zones[network]
+    named = None
+    for entry in managed.spec.get("interfaces", ()):
+        if entry["zone"] == zone:
             return _interface_uid(ledger, managed, entry)
-    return None
+        if entry["network"] == name:
+            named = entry
+    if named is None or named["zone"] in zones.values():
+        return None
+    return _interface_uid(ledger, managed, named)
+
+
+def recorded_network(ledger: Ledger, vm: ResourceAddress, entry: Mapping[str, Any]) -> str:
+    """The name by which the network of an interface on record is on record itself; as the
+    interface has it when it is there no more.
+    """
+    name, tenant = str(entry["network"]), tenant_of(vm)
+    known = ledger.managed.get(network_address(tenant, name))
+    if known is not None and known.spec.get("zone") == entry.get("zone"):
+        return name
+    for address, managed in ledger.managed.items():
+        own = address.startswith("network/") and tenant_of(address) == tenant
+        if own and managed.spec.get("zone") == entry.get("zone"):
+            return address.rsplit("/", 1)[1]
+    return name
 
 
 def _interface_uid(ledger: Ledger, managed: Managed, entry: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
+from reconciler.model.addresses import ResourceAddress, tenant_of
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.specs import AnyDocument
@@ -65,13 +65,7 @@ def renames_of(
     """
     moves: dict[ResourceAddress, ResourceAddress] = {}
     findings: list[Finding] = []
-    tenants = {
-        tenant.metadata.name: tenant.metadata.renamed_from
-        for tenant in fleet.tenants.values()
-        if tenant.metadata.renamed_from
-        and tenant.address not in ledger.managed
-        and tenant_address(tenant.metadata.renamed_from) in ledger.managed
-    }
+    tenants = _renamed_tenants(fleet, ledger)
     # Without a tenant's rename, only who says so has another name on record.
     for document in all_documents(fleet):
         if not tenants and document.metadata.renamed_from is None:
@@ -90,6 +84,19 @@ def renames_of(
             continue
         moves[address] = old
     return moves, tuple(findings)
+
+
+def _renamed_tenants(fleet: Fleet, ledger: Ledger) -> Mapping[str, str | None]:
+    """New name to old one. Also of a tenant that has its new name: what could not be touched
+    then is on record under the old one still.
+    """
+    found = {
+        tenant.metadata.name: tenant.metadata.renamed_from
+        for tenant in fleet.tenants.values()
+        if tenant.metadata.renamed_from
+    }
+    on_record = {tenant_of(address) for address in ledger.managed} if found else set()
+    return {new: old for new, old in found.items() if old in on_record}
 
 
 def _under_old_tenant(

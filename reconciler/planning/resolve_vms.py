@@ -142,8 +142,12 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
     interface = vm.spec.interfaces[index]
     network = network_address(vm.metadata.tenant, interface.network)
     if network not in work.prefixes:
+        if network not in work.fleet.networks:
+            path = ("spec", "interfaces", index, "network")
+            message = f"{network} is not declared"
+            work.findings.append(Finding(address, path, message, "declare it, or correct the name"))
         return None
-    uid = recorded_interface_uid(work.ledger, address, interface.network)
+    uid = recorded_interface_uid(work.ledger, address, network, work.zones)
     if uid is None:
         uid = _new_interface_uid(work, address, interface.network, incarnation)
     claims = work.claims

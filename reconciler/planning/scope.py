@@ -14,6 +14,7 @@ from reconciler.model.addresses import ResourceAddress, kind_of, network_address
 from reconciler.model.ledger import Ledger
 from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.compare_host import host_of
+from reconciler.planning.recorded import recorded_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def recorded_networks(ledger: Ledger, vm: ResourceAddress) -> set[ResourceAddres
     """The networks a VM on record has interfaces in."""
     tenant = vm.split("/")[1]
     interfaces = ledger.managed[vm].spec.get("interfaces", ())
-    return {network_address(tenant, entry["network"]) for entry in interfaces}
+    return {network_address(tenant, recorded_network(ledger, vm, e)) for e in interfaces}
 
 
 def _refuse_cut_edges(

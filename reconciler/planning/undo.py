@@ -14,6 +14,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.specs import KINDS, AnyDocument
 from reconciler.planning.canonical import digest
+from reconciler.planning.recorded import recorded_network
 from reconciler.planning.renames import all_documents
 
 _KIND_OF = {name.lower(): name for name in KINDS}
@@ -31,8 +32,18 @@ class Remembered:
 def remember(ledger: Ledger) -> tuple[Remembered, ...]:
     """Everything on record now."""
     return tuple(
-        Remembered(address, entry.uid, entry.spec) for address, entry in ledger.managed.items()
+        Remembered(address, entry.uid, _consistent(ledger, address, entry.spec))
+        for address, entry in ledger.managed.items()
     )
+
+
+def _consistent(
+    ledger: Ledger, address: ResourceAddress, spec: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """With the networks of interfaces by the names they have on record now."""
+    before = spec.get("interfaces", ())
+    now = [{**entry, "network": recorded_network(ledger, address, entry)} for entry in before]
+    return {**spec, "interfaces": now} if now != list(before) else spec
 
 
 def fleet_of(remembered: Iterable[Remembered], ledger: Ledger) -> Fleet:

@@ -1,0 +1,119 @@
+"""What a pass leaves alone, because it is held, unseen, only reported on or not asked for, is
+left as it was, whatever happens around it meanwhile, and taken up again where it was left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Hold
+from reconciler.model.observed import Unknown
+from reconciler.model.plan import Plan
+from reconciler.planning.planner import Scope
+from reconciler.planning.resolve import resolve
+from reconciler.planning.undo import fleet_of as undo_of
+from reconciler.planning.undo import remember
+from tests.planning.test_cases import fleet_of
+from tests.planning.world import World
+
+A, B = ResourceAddress("vm/acme/a"), ResourceAddress("vm/acme/b")
+BY_HAND = Scope(by_hand=True)
+
+
+def document(kind: str, name: str, tenant: str = "", **rest: Any) -> dict[str, Any]:
+    """``meta`` and ``spec`` in ``rest``."""
+    metadata = {"name": name, **({"tenant": tenant} if tenant else {}), **rest.get("meta", {})}
+    head = {"apiVersion": "metald/v1", "kind": kind, "metadata": metadata}
+    return {**head, "spec": rest.get("spec", {})}
+
+
+def vm(name: str, network: str = "front", *, tenant: str = "acme", **rest: Any) -> dict[str, Any]:
+    spec = {"boot": {"image": "minimal"}, "interfaces": [{"network": network}]}
+    return document("VM", name, tenant, meta=rest.get("meta", {}), spec=spec | rest.get("spec", {}))
+
+
+def fleet(
+    *vms: dict[str, Any], tenant: str = "acme", network: str = "front", **was: dict[str, Any]
+) -> Fleet:
+    """With one tenant and one network; ``was`` gives their metadata (``tenant_was``, ...)."""
+    rows = [
+        document("Tenant", tenant, meta=was.get("tenant_was", {})),
+        document("Network", network, tenant, meta=was.get("network_was", {})),
+    ]
+    return fleet_of([*rows, *vms])
+
+
+def disruptions(made: Plan) -> set[str]:
+    return {str(change.disruption) for change in made.changes} - {"none"}
+
+
+def hold(world: World, address: str) -> None:
+    subject = ResourceAddress(address)
+    world.holds[subject] = Hold(subject, "op", "looking at it", 0.0, "")
+
+
+@pytest.mark.parametrize("why", ["unseen", "held", "not a target", "only reported"])
+def test_a_vm_left_alone_while_its_network_is_renamed_keeps_its_interface(why: str) -> None:
+    world = World()
+    meta = {"reconcile": "report"} if why == "only reported" else {}
+    world.apply(fleet(vm("a"), vm("b", meta=meta)), BY_HAND)
+    uid, before = world.uid_of(B), dict(world.taps)
+    state = world.vms[uid]
+    scope = Scope()
+    if why == "unseen":
+        world.vms[uid] = Unknown("its socket does not answer")
+    if why == "held":
+        hold(world, B)
+    if why == "not a target":
+        scope = Scope(targets=frozenset({A}), by_hand=True)
+    wanted = fleet(
+        vm("a", "lan"), vm("b", "lan", meta=meta),
+        network="lan", network_was={"renamedFrom": "front"},
+    )  # fmt: skip
+    world.apply(wanted, scope)
+    world.vms[uid], world.holds = state, {}
+    made = world.apply(wanted, BY_HAND)
+    assert not disruptions(made)
+    assert world.taps.keys() == before.keys()
+    assert world.plan(wanted).is_empty
+
+
+def test_an_undo_knows_the_network_of_a_vm_that_was_left_alone_while_it_was_renamed() -> None:
+    world = World()
+    world.apply(fleet(vm("a"), vm("b")))
+    hold(world, B)
+    wanted = fleet(
+        vm("a", "lan"), vm("b", "lan"), network="lan", network_was={"renamedFrom": "front"}
+    )
+    world.apply(wanted)
+    world.holds = {}
+    made = world.plan(undo_of(remember(world.ledger()), world.ledger()), BY_HAND)
+    assert not disruptions(made)
+
+
+def test_a_vm_left_alone_while_its_tenant_is_renamed_follows_later() -> None:
+    world = World()
+    world.apply(fleet(vm("a"), vm("b")))
+    uid = world.uid_of(B)
+    state, world.vms[uid] = world.vms[uid], Unknown("its socket does not answer")
+    moved = fleet(
+        vm("a", tenant="gamma"), vm("b", tenant="gamma"),
+        tenant="gamma", tenant_was={"renamedFrom": "acme"},
+    )  # fmt: skip
+    world.apply(moved)
+    world.vms[uid] = state
+    made = world.apply(moved)
+    assert not disruptions(made)
+    assert world.uid_of("vm/gamma/b") == uid
+    assert world.plan(moved).is_empty
+
+
+def test_a_network_that_is_declared_nowhere_is_a_finding_and_no_reason_to_delete() -> None:
+    world = World()
+    world.apply(fleet(vm("a")))
+    found = resolve(fleet_of([document("Tenant", "acme"), vm("a")]), world.ledger(), world.images)
+    assert [entry.message for entry in found.findings] == ["network/acme/front is not declared"]
