@@ -8,10 +8,17 @@ or over.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any
 
-from reconciler.model.addresses import EVERYTHING, ResourceAddress, tenant_address, tenant_of
+from reconciler.model.addresses import (
+    EVERYTHING,
+    ResourceAddress,
+    network_address,
+    tenant_address,
+    tenant_of,
+)
 from reconciler.model.ledger import Hold, Ledger
 from reconciler.model.resolved import ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning.canonical import digest
@@ -87,6 +94,36 @@ def reconcile_modes(fleet: ResolvedFleet) -> Modes:
 def is_only_reported(modes: Modes, address: ResourceAddress, scope: Scope) -> bool:
     """Differences of this resource are told, and corrected by a person's apply alone."""
     return not scope.by_hand and modes.get(address) == "report"
+
+
+def under_new_names(
+    held: AbstractSet[ResourceAddress], renames: Mapping[ResourceAddress, ResourceAddress]
+) -> frozenset[ResourceAddress]:
+    """``held``, and the new addresses of what is held under the one it has on record."""
+    return frozenset(held) | {new for new, old in renames.items() if is_held(held, old)}
+
+
+def is_held(held: AbstractSet[ResourceAddress], address: ResourceAddress) -> bool:
+    """An operator took it, or its whole tenant, out of the loop."""
+    return bool(held) and (address in held or tenant_address(tenant_of(address)) in held)
+
+
+def left_with_networks(
+    fleet: ResolvedFleet, ledger: Ledger, left: AbstractSet[ResourceAddress]
+) -> Mapping[ResourceAddress, ResourceAddress]:
+    """VMs that cannot change before a network of theirs does, with that network.
+
+    ``left``: networks that differ from what is on record, and are not this pass's to touch.
+    What such a VM is declared to be rests on what its network would be.
+    """
+    found = {}
+    for address, vm in fleet.vms.items() if left else ():
+        managed, tenant = ledger.managed.get(address), tenant_of(address)
+        networks = (network_address(tenant, entry.network) for entry in vm.launch.interfaces)
+        first = next((network for network in networks if network in left), None)
+        if first and (managed is None or managed.spec_hash != vm.spec_hash):
+            found[address] = first
+    return found
 
 
 def holds_everything(holds: Iterable[Hold]) -> Hold | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from reconciler.errors import RefusedError
-from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
@@ -34,8 +34,11 @@ from reconciler.planning.holds import (
     Modes,
     active_holds,
     holds_everything,
+    is_held,
     is_only_reported,
+    left_with_networks,
     reconcile_modes,
+    under_new_names,
 )
 from reconciler.planning.memo import Memo
 from reconciler.planning.policy import Specs
@@ -87,10 +90,10 @@ def _plan(
     fleet = resolution.fleet
     modes = reconcile_modes(fleet)
     held = active_holds(fleet, ledger, scope, modes)
-    aim = _Aim(fleet, scope, frozenset(hold.address for hold in held), modes, memo)
     inputs = Inputs(
         ledger, observed, selection(fleet, ledger, scope), resolution.renames, scope.defer_deletes
     )
+    aim, held = _aim(inputs, (fleet, modes), scope, held, memo)
     draft = Draft()
     if holds_everything(held):
         return _finish(draft, inputs, EMPTY.fleet, held)
@@ -109,22 +112,63 @@ def _plan(
 
 @dataclass(frozen=True, slots=True)
 class _Aim:
-    """What one plan is to bring about, for whom, and what is left alone meanwhile."""
+    """What one plan is to bring about, for whom, and what is left alone meanwhile.
+
+    ``reported``: VMs that are only reported on because a network of theirs is.
+    """
 
     fleet: ResolvedFleet
     scope: Scope
     held: frozenset[ResourceAddress]
     modes: Modes
     memo: Memo
+    reported: frozenset[ResourceAddress] = frozenset()
 
     def is_held(self, address: ResourceAddress) -> bool:
         """An operator took it, or its whole tenant, out of the loop."""
-        held = self.held
-        return bool(held) and (address in held or tenant_address(tenant_of(address)) in held)
+        return is_held(self.held, address)
+
+    def is_reported(self, address: ResourceAddress) -> bool:
+        """Its differences are told, and that is all."""
+        return address in self.reported or is_only_reported(self.modes, address, self.scope)
 
     def part(self, draft: Draft, address: ResourceAddress) -> Draft:
         """The draft itself, or its margin for what is only reported."""
-        return draft.margin() if is_only_reported(self.modes, address, self.scope) else draft
+        return draft.margin() if self.is_reported(address) else draft
+
+
+def _aim(
+    inputs: Inputs,
+    desired: tuple[ResolvedFleet, Modes],
+    scope: Scope,
+    holds: tuple[Hold, ...],
+    memo: Memo,
+) -> tuple[_Aim, tuple[Hold, ...]]:
+    """The aim, and all that is held: with what cannot change before its held network does."""
+    fleet, modes = desired
+    held = under_new_names({hold.address for hold in holds}, inputs.renames)
+    aim = _Aim(fleet, scope, held, modes, memo)
+    if not (held or modes):
+        return aim, holds
+    managed = inputs.ledger.managed
+    differing = {
+        address
+        for address, record in fleet.records.items()
+        if address.startswith("network/")
+        and (address not in managed or managed[address].spec_hash != record.spec_hash
+             or address in inputs.renames)
+    }  # fmt: skip
+    kept = {address for address in differing if aim.is_held(address)}
+    told = {address for address in differing - kept if aim.is_reported(address)}
+    with_held = left_with_networks(fleet, inputs.ledger, kept)
+    with_told = left_with_networks(fleet, inputs.ledger, told)
+    also = tuple(
+        Hold(vm, "metald", f"{network}, which it is in, differs and is held", 0.0, "")
+        for vm, network in with_held.items()
+        if not aim.is_held(vm)
+    )
+    aim = replace(aim, held=held | with_held.keys(), reported=frozenset(with_told))
+    return aim, (*holds, *also)
 
 
 def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> None:

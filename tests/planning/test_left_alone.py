@@ -117,3 +117,60 @@ def test_a_network_that_is_declared_nowhere_is_a_finding_and_no_reason_to_delete
     world.apply(fleet(vm("a")))
     found = resolve(fleet_of([document("Tenant", "acme"), vm("a")]), world.ledger(), world.images)
     assert [entry.message for entry in found.findings] == ["network/acme/front is not declared"]
+
+
+@pytest.mark.parametrize("subject", ["vm/acme/a", "tenant/acme"])
+def test_a_hold_goes_with_what_it_holds_when_that_is_renamed(subject: str) -> None:
+    world = World()
+    world.apply(fleet(vm("a")))
+    hold(world, subject)
+    bigger: dict[str, Any] = {"spec": {"vcpus": 4}}
+    wanted = fleet(
+        vm("a", tenant="gamma", **bigger), tenant="gamma", tenant_was={"renamedFrom": "acme"}
+    )
+    if subject == A:
+        wanted = fleet(vm("z", meta={"renamedFrom": "a"}, **bigger))
+    made = world.apply(wanted)
+    assert made.held and not made.steps
+    assert A in world.managed
+    world.holds = {}
+    assert disruptions(world.apply(wanted)) == {"restart"}
+    assert world.plan(wanted).is_empty
+
+
+@pytest.mark.parametrize("how", ["held", "report", "freeze"])
+def test_a_vm_waits_for_its_network_when_that_is_not_to_be_touched(how: str) -> None:
+    def moved(number: int, **meta: Any) -> Fleet:
+        prefix = {"prefix": f"fd20:acde:0:{number}::/64"}
+        front = document("Network", "front", "acme", spec=prefix, meta=meta)
+        tenant = document("Tenant", "acme", spec={"prefix": "fd20:acde::/48"})
+        return fleet_of([tenant, front, vm("a")])
+
+    until = "2999-01-01T00:00:00Z"
+    freeze = {"mode": "freeze", "owner": "op", "reason": "audit", "until": until}
+    modes: dict[str, Any] = {"report": {"reconcile": "report"}, "freeze": {"reconcile": freeze}}
+    mode = modes.get(how, {})
+    world = World()
+    world.apply(moved(1), BY_HAND)
+    if how == "held":
+        hold(world, "network/acme/front")
+    made = world.apply(moved(2, **mode))
+    assert not (made.steps or made.registrations or made.allocations)
+    named = {hold.address for hold in made.held} | {entry.resource for entry in made.reported}
+    assert named == {"network/acme/front", A}
+
+
+def test_a_vm_in_a_held_network_is_healed_as_long_as_it_is_as_declared() -> None:
+    world = World()
+    world.apply(fleet(vm("a")))
+    hold(world, "network/acme/front")
+    world.set_phase(A, "dead")
+    wanted = fleet(vm("a"), network_was={"labels": {"x": "y"}})
+    assert [entry.verdict for entry in world.plan(wanted).recoveries] == ["start"]
+
+
+def test_a_new_vm_waits_for_a_new_network_that_is_only_reported_on() -> None:
+    world = World()
+    made = world.apply(fleet(vm("a"), network_was={"reconcile": "report"}))
+    assert {change.resource for change in made.reported} == {"network/acme/front", A}
+    assert not [step for step in made.steps if step.resource == A]
