@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from reconciler import collector
 from reconciler.errors import Problem, RefusedError, SpecError
 from reconciler.execution.evidence import evidence_of
 from reconciler.execution.executor import Executor, OnProgress
@@ -33,6 +34,7 @@ from reconciler.planning.findings import Finding
 from reconciler.planning.guards import MaxDestroy, objection
 from reconciler.planning.holds import holds_everything
 from reconciler.planning.images import wanted_images
+from reconciler.planning.memo import Memo
 from reconciler.planning.planner import EMPTY, WHOLE, Scope, plan, plan_reboot
 from reconciler.planning.render import SourceInfo
 from reconciler.planning.resolve import Resolution, resolve
@@ -113,17 +115,22 @@ class Survey:
         return self.reader.ledger(self.clock())
 
 
-def decide(request: Request, observed: Observed, ledger: Ledger) -> Plan:
-    """The plan for one observation.
+def decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo | None = None) -> Plan:
+    """The plan for one observation; the same with a memo, and sooner.
 
     What would destroy too much is refused (RefusedError) for a strict request, else made
     into a plan that deletes nothing.
     """
+    with collector.paused():
+        return _decide(request, observed, ledger, memo or Memo())
+
+
+def _decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo) -> Plan:
     if request.scope.destroy:
         return plan(EMPTY, observed, ledger, request.scope)
-    resolution = resolve(request.fleet, ledger, observed.images)
+    resolution = resolve(request.fleet, ledger, observed.images, memo)
     _refuse_findings(request, resolution)
-    made = plan(resolution, observed, ledger, request.scope)
+    made = plan(resolution, observed, ledger, request.scope, memo)
     reason = objection(made, len(ledger.managed), request.limit)
     if not reason or (request.agreed and made.id.startswith(request.agreed)):
         return made
@@ -131,7 +138,7 @@ def decide(request: Request, observed: Observed, ledger: Ledger) -> Plan:
     if request.strict:
         raise RefusedError(reason, hint=agree)
     scope = replace(request.scope, keep_gone=f"{reason} ({agree})")
-    return plan(resolution, observed, ledger, scope)
+    return plan(resolution, observed, ledger, scope, memo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,7 @@ class Engine:
         self.parallelism = parallelism
         self.clock = clock
         self.jitter = jitter
+        self._memo = Memo()
 
     async def apply(
         self,
@@ -180,12 +188,12 @@ class Engine:
 
         def look_again(observed: Observed, ledger: Ledger) -> Plan:
             # What was agreed to has been decided on: looking again asks nobody.
-            return decide(replace(request, limit=None), observed, ledger)
+            return decide(replace(request, limit=None), observed, ledger, self._memo)
 
         observed = await self.survey.observe(request)
         ledger = self.survey.ledger()
         terms.inspect(observed, ledger)
-        chosen = decide(request, observed, ledger)
+        chosen = decide(request, observed, ledger, self._memo)
         _refuse(chosen, terms.expect_id, strict=request.strict)
         on_plan(chosen)
         call = _Call(request, terms, on_progress, stop or asyncio.Event())

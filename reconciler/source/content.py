@@ -6,12 +6,12 @@ as in the exports of two commits. Called by ``tree``.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from reconciler import collector
 from reconciler.errors import Problem
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import AnyDocument
@@ -108,19 +108,12 @@ class Cache:
 
     @contextmanager
     def load(self) -> Iterator[None]:
-        """The time of one load, whether it succeeds or not.
-
-        Nothing that is built has cycles, and looking for them would cost a third of the time:
-        the collector waits.
-        """
-        was_on = gc.isenabled()
-        gc.disable()
+        """The time of one load, whether it succeeds or not."""
         try:
-            yield
+            with collector.paused():
+                yield
         finally:
             self._kept, self._used = self._used, {}
-            if was_on:
-                gc.enable()
 
 
 def named(problems: tuple[Problem, ...], file: str) -> tuple[Problem, ...]:

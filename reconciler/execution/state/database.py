@@ -65,12 +65,17 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 class Database:
-    """A connection shared by threads: one transaction at a time, all or nothing."""
+    """A connection shared by threads: one transaction at a time, all or nothing.
+
+    ``writes`` differs after anything was written here that the ledger is read from, and after
+    that was taken back.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self.writes = 0
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -79,10 +84,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """All statements inside become durable together when it ends, or none does."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
-            yield connection
+    def writing(self, *, beside_ledger: bool = False) -> Iterator[sqlite3.Connection]:
+        """All statements inside become durable together when it ends, or none does.
+
+        ``beside_ledger``: they touch nothing that the ledger is read from.
+        """
+        with self._lock:
+            try:
+                with self._transaction("BEGIN IMMEDIATE") as connection:
+                    self.writes += not beside_ledger
+                    yield connection
+            finally:
+                self.writes += not beside_ledger
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:

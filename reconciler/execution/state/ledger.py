@@ -1,4 +1,4 @@
-"""The ledger in SQL: identities, allocations, VM records, holds, images.
+"""The ledger in SQL: identities, allocations, VM records, holds, images. (``reading`` reads it.)
 
 Functions over a connection inside a transaction that ``sqlite.py`` opened; they decide what
 a transaction may record, never when it ends.
@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from reconciler.errors import BugError
-from reconciler.execution.state import journal
 from reconciler.execution.state.records import Generations, ImageRecord
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
 from reconciler.planning.canonical import canonical_json, to_plain
 
@@ -23,70 +22,6 @@ DEFAULT_QUARANTINE_S: Final = 24 * 3600.0
 # What an operator may write into a spec, and so may take back out of quarantine; all other
 # kinds are drawn, and a drawn value never repeats within the quarantine.
 _DECLARABLE: Final = frozenset({"prefix", "address"})
-
-
-def read(db: sqlite3.Connection, *, now_s: float, quarantine_s: float) -> Ledger:
-    """The whole ledger as of ``now_s``."""
-    held: dict[str, list[Allocation]] = {}
-    taken: dict[tuple[str, str], str] = {}
-    rows = db.execute(
-        "SELECT kind, value, owner, resource, released_at_s IS NULL FROM allocations"
-        " WHERE released_at_s IS NULL OR released_at_s > ? ORDER BY owner, kind, value",
-        (now_s - quarantine_s,),
-    )
-    for kind, value, owner, resource, live in rows:
-        taken[kind, value] = owner
-        if live:
-            held.setdefault(owner, []).append(Allocation(kind, value, owner, resource))
-    secret = db.execute("SELECT secret FROM host").fetchone()
-    return Ledger(
-        secret=secret[0] if secret else b"",
-        incarnations=dict(
-            db.execute("SELECT origin, max(incarnation) FROM resources GROUP BY origin")
-        ),
-        managed=_managed(db),
-        taken=taken,
-        held={owner: tuple(allocations) for owner, allocations in held.items()},
-        vms=_vm_records(db),
-        holds=_holds(db),
-        firewall=db.execute("SELECT template, listing FROM firewall").fetchone(),
-        sysctls_before=dict(db.execute("SELECT key, value FROM sysctls_before ORDER BY key")),
-        now_s=now_s,
-        durations=journal.durations(db),
-        retries=_retries(db),
-    )
-
-
-def _managed(db: sqlite3.Connection) -> dict[ResourceAddress, Managed]:
-    rows = db.execute(
-        "SELECT address, uid, incarnation, spec, spec_hash, generation, observed_generation,"
-        " CASE origin WHEN address THEN '' ELSE origin END"
-        " FROM resources WHERE retired_at_s IS NULL ORDER BY address"
-    )
-    return {
-        ResourceAddress(address): Managed(
-            ResourceAddress(address), uid, incarnation, json.loads(spec), *rest
-        )
-        for address, uid, incarnation, spec, *rest in rows
-    }
-
-
-def _vm_records(db: sqlite3.Connection) -> dict[str, VmRecord]:
-    rows = db.execute(
-        "SELECT vms.uid, intent, boot_id, last_start_s, restarts, vms.generation, reason"
-        " FROM vms JOIN resources USING (uid) WHERE retired_at_s IS NULL ORDER BY vms.uid"
-    )
-    return {row[0]: VmRecord(*row) for row in rows}
-
-
-def _holds(db: sqlite3.Connection) -> dict[ResourceAddress, Hold]:
-    rows = db.execute("SELECT address, owner, reason, since_s, spec_hash, until_s FROM holds")
-    return {ResourceAddress(row[0]): Hold(ResourceAddress(row[0]), *row[1:]) for row in rows}
-
-
-def _retries(db: sqlite3.Connection) -> dict[ResourceAddress, Retry]:
-    rows = db.execute("SELECT resource, failures, not_before_s, error, spec_hash FROM retries")
-    return {ResourceAddress(row[0]): Retry(ResourceAddress(row[0]), *row[1:]) for row in rows}
 
 
 def generations(db: sqlite3.Connection) -> dict[ResourceAddress, Generations]:

@@ -20,6 +20,7 @@ from reconciler.execution.state.opening import (
     open_for_writing,
     shipped_migrations,
 )
+from reconciler.execution.state.reading import LedgerReading
 from reconciler.execution.state.records import (
     Confirmation,
     Event,
@@ -48,6 +49,7 @@ class SqliteReader:
         self._database = database
         self._exists = exists
         self._quarantine_s = quarantine_s
+        self._ledger = LedgerReading(database, quarantine_s)
 
     @property
     def exists(self) -> bool:
@@ -56,8 +58,7 @@ class SqliteReader:
 
     def ledger(self, now_s: float) -> Ledger:
         """Everything planning needs; with an empty secret where nothing was ever applied."""
-        with self._database.reading() as db:
-            return ledger.read(db, now_s=now_s, quarantine_s=self._quarantine_s)
+        return self._ledger.ledger(now_s)
 
     def generations(self) -> Mapping[ResourceAddress, Generations]:
         """Generation and observed generation of every resource alive."""
@@ -261,7 +262,7 @@ class SqliteStore(SqliteReader):
 
     def add_events(self, new: Iterable[Event]) -> None:
         """Append events; the last 100,000 are kept."""
-        with self._database.writing() as db:
+        with self._database.writing(beside_ledger=True) as db:
             events.append(db, new, kept=events.EVENTS_KEPT)
 
     def set_firewall(self, template: str, listing: str) -> None:
@@ -286,22 +287,22 @@ class SqliteStore(SqliteReader):
 
     def save_observation(self, document: str, *, now_s: float) -> None:
         """Keep an observation."""
-        with self._database.writing() as db:
+        with self._database.writing(beside_ledger=True) as db:
             documents.save_observation(db, document, now_s)
 
     def save_documents(self, source: str, files: Mapping[str, str]) -> None:
         """Make these the good documents of a source."""
-        with self._database.writing() as db:
+        with self._database.writing(beside_ledger=True) as db:
             documents.save_documents(db, source, files)
 
     def save_source(self, source: str, record: SourceRecord) -> None:
         """Remember where the good documents of a source came from."""
-        with self._database.writing() as db:
+        with self._database.writing(beside_ledger=True) as db:
             documents.save_source(db, source, record)
 
     def save_last_words(self, document: str) -> None:
         """Keep what was told."""
-        with self._database.writing() as db:
+        with self._database.writing(beside_ledger=True) as db:
             documents.save_last_words(db, document)
 
     def purge(self) -> None:

@@ -1,0 +1,28 @@
+"""The garbage collector waits while data is built that has no cycles.
+
+Documents, ledgers and plans of thousands of VMs are many objects at once, none of them in a
+cycle; looking for cycles among them again and again would cost more than building them.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """No collection inside; afterwards as before."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def off() -> None:
+    """No collection until this process ends, soon: for commands that look once."""
+    gc.disable()
