@@ -12,11 +12,10 @@ from typing import Any
 
 from reconciler.errors import MetaldError, Problem, SpecError
 from reconciler.planning.render import SourceInfo
-from reconciler.source.content import Cache
 from reconciler.source.fallback import load_last_good, load_with_fallback
 from reconciler.source.git import GitSource, is_remote, is_repository
 from reconciler.source.gitcall import without_password
-from reconciler.source.tree import Loaded, load, root_of
+from reconciler.source.tree import Cache, Loaded, load, root_of
 
 GIT_DEADLINE_S = 60.0
 

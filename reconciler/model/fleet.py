@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import AnyDocument, Host, Image, Network, PricePlan, Tenant, Vm
-
-_D = TypeVar("_D", Tenant, Network, Vm, Image, Host, PricePlan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,25 @@ class Fleet:
         documents: Iterable[AnyDocument], *, frozen_tenants: frozenset[str] = frozenset()
     ) -> Fleet:
         """Group documents by kind; the caller has made sure that addresses are unique."""
-        ordered = sorted(((d.address, d) for d in documents), key=lambda entry: entry[0])
+        addressed = [(document.address, document) for document in documents]
+        return Fleet.of_addressed(addressed, frozen_tenants=frozen_tenants)
+
+    @staticmethod
+    def of_addressed(
+        documents: Iterable[tuple[ResourceAddress, AnyDocument]],
+        *,
+        frozen_tenants: frozenset[str] = frozenset(),
+    ) -> Fleet:
+        """As ``of``, of documents with their addresses."""
+        by_kind: dict[type[AnyDocument], dict[ResourceAddress, Any]] = defaultdict(dict)
+        for address, document in sorted(documents, key=itemgetter(0)):
+            by_kind[type(document)][address] = document
         return Fleet(
-            tenants=_only(ordered, Tenant),
-            networks=_only(ordered, Network),
-            vms=_only(ordered, Vm),
-            images=_only(ordered, Image),
-            hosts=_only(ordered, Host),
-            price_plans=_only(ordered, PricePlan),
+            tenants=MappingProxyType(by_kind[Tenant]),
+            networks=MappingProxyType(by_kind[Network]),
+            vms=MappingProxyType(by_kind[Vm]),
+            images=MappingProxyType(by_kind[Image]),
+            hosts=MappingProxyType(by_kind[Host]),
+            price_plans=MappingProxyType(by_kind[PricePlan]),
             frozen_tenants=frozen_tenants,
         )
-
-
-def _only(
-    documents: Iterable[tuple[ResourceAddress, AnyDocument]], kind: type[_D]
-) -> Mapping[ResourceAddress, _D]:
-    return MappingProxyType({address: d for address, d in documents if isinstance(d, kind)})

@@ -7,8 +7,9 @@ Pure; positions are added by ``source``. Works on what the specs say alone, so t
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
 from reconciler.model.addresses import (
@@ -22,10 +23,10 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import Network, Quota, Vm, dump_spec
+from reconciler.model.specs import AnyDocument, Interface, Network, Quota, dump_spec
 from reconciler.planning.findings import Finding, PathPart
 from reconciler.planning.policy import idle_rules
-from reconciler.planning.renames import check_renames
+from reconciler.planning.renames import check_renames, documents_beside_vms
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
 _REFUSED = {
@@ -42,34 +43,80 @@ _NETWORK_LENGTH = 64
 
 def check(fleet: Fleet) -> tuple[Finding, ...]:
     """Everything wrong with the fleet, in a stable order."""
+    vms = _survey(fleet)
     found = [
         *_references(fleet),
+        *vms.findings,
         *_price_plans(fleet),
         *_prefixes(fleet),
         *_overlaps(fleet),
-        *_static_addresses(fleet),
-        *_quotas(fleet),
+        *_static_addresses(fleet, vms.static),
+        *_quotas(fleet, vms.used),
         *_hosts(fleet),
-        *check_renames(fleet),
+        *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
         *_rules(fleet),
         *_idle_rules(fleet),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 
 
-def _references(fleet: Fleet) -> Iterator[Finding]:
-    owned: list[Network | Vm] = [*fleet.networks.values(), *fleet.vms.values()]
-    for document in owned:
-        tenant = tenant_address(document.metadata.tenant)
-        if tenant not in fleet.tenants:
-            yield _unknown(document.address, ("metadata", "tenant"), tenant, list(fleet.tenants))
-    for vm in fleet.vms.values():
-        for index, interface in enumerate(vm.spec.interfaces):
-            network = network_address(vm.metadata.tenant, interface.network)
-            if network not in fleet.networks:
+@dataclass(slots=True)
+class _Used:
+    """What a tenant's VMs take together; memory in bytes."""
+
+    vms: int = 0
+    vcpus: int = 0
+    memory: int = 0
+
+
+@dataclass(slots=True)
+class _Survey:
+    """All VMs looked at once: wrong references, interfaces with an address of their own (the VM,
+    its tenant, which one), what each tenant uses, and which VMs are renamed.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    static: list[tuple[ResourceAddress, str, int, Interface]] = field(default_factory=list)
+    renamed: list[AnyDocument] = field(default_factory=list)
+    used: dict[str, _Used] = field(default_factory=lambda: defaultdict(_Used))
+
+
+def _survey(fleet: Fleet) -> _Survey:
+    names: dict[str, set[str]] = defaultdict(set)
+    for network in fleet.networks.values():
+        names[network.metadata.tenant].add(network.metadata.name)
+    tenants = {tenant.metadata.name for tenant in fleet.tenants.values()}
+    found = _Survey()
+    for address, vm in fleet.vms.items():
+        spec, tenant = vm.spec, vm.metadata.tenant
+        used = found.used[tenant]
+        used.vms += 1
+        used.vcpus += spec.vcpus
+        used.memory += spec.memory
+        if tenant not in tenants:
+            found.findings.append(_no_tenant(fleet, address, tenant))
+        if vm.metadata.renamed_from is not None:
+            found.renamed.append(vm)
+        for index, interface in enumerate(spec.interfaces):
+            if interface.network not in names[tenant]:
                 path = ("spec", "interfaces", index, "network")
-                own = [a for a in fleet.networks if tenant_of(a) == vm.metadata.tenant]
-                yield _unknown(vm.address, path, network, own)
+                own = [a for a in fleet.networks if tenant_of(a) == tenant]
+                target = network_address(tenant, interface.network)
+                found.findings.append(_unknown(address, path, target, own))
+            if interface.address != "auto":
+                found.static.append((address, tenant, index, interface))
+    return found
+
+
+def _references(fleet: Fleet) -> Iterator[Finding]:
+    for address, network in fleet.networks.items():
+        if tenant_address(network.metadata.tenant) not in fleet.tenants:
+            yield _no_tenant(fleet, address, network.metadata.tenant)
+
+
+def _no_tenant(fleet: Fleet, resource: ResourceAddress, tenant: str) -> Finding:
+    known = list(fleet.tenants)
+    return _unknown(resource, ("metadata", "tenant"), tenant_address(tenant), known)
 
 
 def _price_plans(fleet: Fleet) -> Iterator[Finding]:
@@ -198,49 +245,44 @@ def _overlaps(fleet: Fleet) -> Iterator[Finding]:
                 last = (prefix, address)
 
 
-def _static_addresses(fleet: Fleet) -> Iterator[Finding]:
+def _static_addresses(
+    fleet: Fleet, static: Iterable[tuple[ResourceAddress, str, int, Interface]]
+) -> Iterator[Finding]:
     owners: dict[IPv6Address, ResourceAddress] = {}
-    for vm in fleet.vms.values():
-        for index, interface in enumerate(vm.spec.interfaces):
-            address = interface.address
-            if address == "auto":
-                continue
-            path = ("spec", "interfaces", index, "address")
-            refused = _refused(IPv6Network(address))
-            if refused:
-                yield Finding(
-                    vm.address, path, f"{address} is {refused}", "choose another, or auto"
-                )
-            network = fleet.networks.get(network_address(vm.metadata.tenant, interface.network))
-            prefix = network.spec.prefix if network else "auto"
-            if isinstance(prefix, IPv6Network) and address not in prefix:
-                message = f"{address} is not inside the network's prefix {prefix}"
-                yield Finding(vm.address, path, message, f"choose one in {prefix}")
-            if int(address) % 2**64 in RESERVED_INTERFACE_IDS:
-                message = f"{address} is reserved in every network"
-                yield Finding(vm.address, path, message, "choose another interface identifier")
-            if address in owners:
-                message = f"{address} belongs to {owners[address]} already"
-                yield Finding(vm.address, path, message, "choose another, or auto")
-            owners.setdefault(address, vm.address)
+    for vm, tenant, index, interface in static:
+        address = interface.address
+        if address == "auto":
+            continue
+        path = ("spec", "interfaces", index, "address")
+        refused = _refused(IPv6Network(address))
+        if refused:
+            yield Finding(vm, path, f"{address} is {refused}", "choose another, or auto")
+        network = fleet.networks.get(network_address(tenant, interface.network))
+        prefix = network.spec.prefix if network else "auto"
+        if isinstance(prefix, IPv6Network) and address not in prefix:
+            message = f"{address} is not inside the network's prefix {prefix}"
+            yield Finding(vm, path, message, f"choose one in {prefix}")
+        if int(address) % 2**64 in RESERVED_INTERFACE_IDS:
+            message = f"{address} is reserved in every network"
+            yield Finding(vm, path, message, "choose another interface identifier")
+        if address in owners:
+            message = f"{address} belongs to {owners[address]} already"
+            yield Finding(vm, path, message, "choose another, or auto")
+        owners.setdefault(address, vm)
 
 
-def _quotas(fleet: Fleet) -> Iterator[Finding]:
-    vms: dict[str, list[Vm]] = defaultdict(list)
-    networks: dict[str, int] = defaultdict(int)
-    for vm in fleet.vms.values():
-        vms[vm.metadata.tenant].append(vm)
-    for network in fleet.networks.values():
-        networks[network.metadata.tenant] += 1
+def _quotas(fleet: Fleet, used_by: Mapping[str, _Used]) -> Iterator[Finding]:
+    networks = Counter(network.metadata.tenant for network in fleet.networks.values())
     for tenant in fleet.tenants.values():
         name = tenant.metadata.name
-        used = {
-            "vms": len(vms[name]),
-            "vcpus": sum(vm.spec.vcpus for vm in vms[name]),
-            "memory": sum(vm.spec.memory for vm in vms[name]),
+        used = used_by.get(name, _Used())
+        totals = {
+            "vms": used.vms,
+            "vcpus": used.vcpus,
+            "memory": used.memory,
             "networks": networks[name],
         }
-        yield from _exceeded(tenant.address, tenant.spec.quota, used)
+        yield from _exceeded(tenant.address, tenant.spec.quota, totals)
 
 
 def _exceeded(address: ResourceAddress, quota: Quota, used: dict[str, int]) -> Iterator[Finding]:

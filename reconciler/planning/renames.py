@@ -7,7 +7,7 @@ known here under its old name, is what it is: the field may stay in the spec.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,14 @@ _PATH = ("metadata", "renamedFrom")
 
 def all_documents(fleet: Fleet) -> Iterator[AnyDocument]:
     """Every document, kind by kind."""
+    yield from documents_beside_vms(fleet)
+    yield from fleet.vms.values()
+
+
+def documents_beside_vms(fleet: Fleet) -> Iterator[AnyDocument]:
+    """The few that are no VM."""
     shared = (fleet.images, fleet.hosts, fleet.price_plans)
-    for part in (fleet.tenants, fleet.networks, fleet.vms, *shared):
+    for part in (fleet.tenants, fleet.networks, *shared):
         yield from part.values()
 
 
@@ -35,14 +41,15 @@ def source_of(document: AnyDocument) -> ResourceAddress | None:
     return ResourceAddress(f"{parent}/{document.metadata.renamed_from}")
 
 
-def check_renames(fleet: Fleet) -> Iterator[Finding]:
+def check_renames(fleet: Fleet, renamed: Iterable[AnyDocument]) -> Iterator[Finding]:
     """What can be wrong with renames offline: a source that is declared still, or claimed twice.
 
+    ``renamed``: all documents that may say what they were named before.
     A cycle of renames is the former for each of its members.
     """
     parts = (fleet.tenants, fleet.networks, fleet.vms, fleet.images, fleet.hosts, fleet.price_plans)
     claimed: dict[ResourceAddress, ResourceAddress] = {}
-    for document in all_documents(fleet):
+    for document in renamed:
         source = source_of(document)
         if source is None:
             continue

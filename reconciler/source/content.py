@@ -85,7 +85,7 @@ def _too_many(entry: RawDocument | ParseError) -> Problem:
     return Problem("", entry.line, 1, message, hint="what follows was not checked")
 
 
-class Cache:
+class Contents:
     """Parsed contents that one caller keeps from load to load; what a load did not need goes.
 
     For one thread at a time.

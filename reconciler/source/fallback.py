@@ -14,9 +14,9 @@ from pathlib import Path
 
 from reconciler.errors import Problem, SpecError
 from reconciler.model.addresses import ResourceAddress, tenant_of
-from reconciler.source.content import Cache
 from reconciler.source.parse import DOCUMENT
 from reconciler.source.tree import (
+    Cache,
     Combined,
     Entry,
     Loaded,
@@ -43,7 +43,7 @@ def load_with_fallback(
     cache = Cache() if cache is None else cache
     with cache.load():
         files = read_files(path, cache)
-        now = as_they_are(files)
+        now = cache.as_they_are(files)
         broken = {file.name for file in files if file.content.problems} | now.twice
         if not now.loaded.problems:
             return now.loaded
@@ -74,7 +74,7 @@ def _known(path: Path, key: str, text: str, cache: Cache) -> SourceFile:
     root = root_of(path)
     # Earlier versions kept whole paths.
     file = root / key
-    return SourceFile(file, os.path.relpath(file, root), cache.content(text.encode()))
+    return SourceFile.of(file, os.path.relpath(file, root), cache.content(text.encode()))
 
 
 class _Fallback:
@@ -86,7 +86,7 @@ class _Fallback:
         self._files = files
         self._known = known
         self._problems = problems
-        entries = [entry for file in known for entry in file.entries()]
+        entries = [entry for file in known for entry in file.entries]
         self._good = list({entry.address: entry for entry in reversed(entries)}.values())
 
     def loaded(self, broken: set[str]) -> Loaded:
@@ -123,7 +123,7 @@ class _Fallback:
             broken |= further
 
     def _mix(self, broken: set[str]) -> list[Entry]:
-        current = [e for file in self._files if file.name not in broken for e in file.entries()]
+        current = [e for file in self._files if file.name not in broken for e in file.entries]
         told, hides = self._told(broken), self._hides(broken)
         before = [
             entry

@@ -16,7 +16,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.specs import AnyDocument, Image
 from reconciler.planning.checks import check
 from reconciler.planning.findings import Finding
-from reconciler.source.content import Cache, Content, named
+from reconciler.source.content import Content, Contents, named
 from reconciler.source.positions import locate
 from reconciler.source.validation import dotted_path
 from reconciler.source.walk import spec_files
@@ -50,6 +50,12 @@ class SourceFile:
     path: Path
     key: str
     content: Content
+    entries: tuple[Entry, ...]
+
+    @staticmethod
+    def of(path: Path, key: str, content: Content) -> SourceFile:
+        """The file with its documents, the paths in them made absolute."""
+        return SourceFile(path, key, content, tuple(_entries(path, content)))
 
     @property
     def name(self) -> str:
@@ -61,15 +67,14 @@ class SourceFile:
         """What is wrong with the file taken alone."""
         return named(self.content.problems, self.name)
 
-    def entries(self) -> Iterator[Entry]:
-        """Its documents, the paths in them made absolute."""
-        name, text = self.name, self.content.text
-        for placed in self.content.documents:
-            document = placed.document
-            if isinstance(document, Image):
-                document = _anchored(document, self.path.parent)
-            place = Place(name, text, placed.line, placed.offset)
-            yield Entry(document, placed.address, place)
+
+def _entries(path: Path, content: Content) -> Iterator[Entry]:
+    name, text = str(path), content.text
+    for placed in content.documents:
+        document = placed.document
+        if isinstance(document, Image):
+            document = _anchored(document, path.parent)
+        yield Entry(document, placed.address, Place(name, text, placed.line, placed.offset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +122,44 @@ class Combined:
     twice: frozenset[str]
 
 
+class Cache(Contents):
+    """Parsed files that one caller keeps from load to load, and the tree they made last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[Path, SourceFile] = {}
+        self._whole: tuple[list[SourceFile], Combined] | None = None
+
+    def file(self, path: Path, key: str, raw: bytes) -> SourceFile:
+        """The file with this content; the same object while it stays the same."""
+        content = self.content(raw)
+        known = self._files.get(path)
+        if known is None or known.content is not content or known.key != key:
+            known = self._files[path] = SourceFile.of(path, key, content)
+        return known
+
+    def as_they_are(self, files: list[SourceFile]) -> Combined:
+        """As the function of this name; again only when a file differs."""
+        last = self._whole
+        if last is None or list(map(id, last[0])) != list(map(id, files)):
+            last = self._whole = (files, as_they_are(files))
+            self._files = {file.path: file for file in files}
+        return last[1]
+
+
 def load(path: Path, cache: Cache | None = None) -> Loaded:
     """Load a file or a folder. Raises MetaldError when it is missing, unreadable or empty."""
     cache = Cache() if cache is None else cache
     with cache.load():
         files = read_files(path, cache)
-        return as_they_are(files).loaded
+        return cache.as_they_are(files).loaded
 
 
 def read_files(path: Path, cache: Cache) -> list[SourceFile]:
     """Every file of a tree. Raises MetaldError when one cannot be read, or there is none."""
     root = root_of(path)
     return [
-        SourceFile(file, file.relative_to(root).as_posix(), cache.content(_bytes(file)))
+        cache.file(file, file.relative_to(root).as_posix(), _bytes(file))
         for file in spec_files(path)
     ]
 
@@ -151,7 +181,7 @@ def _bytes(file: Path) -> bytes:
 def as_they_are(files: list[SourceFile]) -> Combined:
     """All files together, with every problem. Raises MetaldError when they declare nothing."""
     own = [problem for file in files for problem in file.problems]
-    combined = combine(entry for file in files for entry in file.entries())
+    combined = combine(entry for file in files for entry in file.entries)
     found = combined.loaded
     if not (len(found.fleet) or own):
         raise MetaldError(
@@ -169,7 +199,7 @@ def as_they_are(files: list[SourceFile]) -> Combined:
 def combine(entries: Iterable[Entry]) -> Combined:
     """Build the fleet and check it; of an address declared twice the first counts."""
     places: dict[ResourceAddress, Place] = {}
-    documents: list[AnyDocument] = []
+    documents: list[tuple[ResourceAddress, AnyDocument]] = []
     problems: list[Problem] = []
     twice: set[str] = set()
     for entry in entries:
@@ -179,8 +209,8 @@ def combine(entries: Iterable[Entry]) -> Combined:
             twice.update((before.file, entry.place.file))
             continue
         places[entry.address] = entry.place
-        documents.append(entry.document)
-    bare = Loaded(Fleet.of(documents), places)
+        documents.append((entry.address, entry.document))
+    bare = Loaded(Fleet.of_addressed(documents), places)
     findings = check(bare.fleet)
     problems += [bare.problem_of(entry) for entry in findings if entry.severity == "error"]
     warnings = [bare.problem_of(entry) for entry in findings if entry.severity == "warning"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import MetaldError
-from reconciler.source.content import MAX_PROBLEMS, Cache, read_content
-from reconciler.source.tree import load
+from reconciler.source.content import MAX_PROBLEMS, read_content
+from reconciler.source.tree import Cache, load
 from reconciler.source.validation import MAX_FINDINGS, MAX_SHOWN
 from tests.source.test_tree import ACME, GLOBEX, vm, write
 
