@@ -115,6 +115,9 @@ def _relaunch(draft: Draft, inputs: Inputs, network: NetworkState, case: _Case) 
     if replaced and vm.protect and case.managed is not None and case.managed.spec.get("protect"):
         draft.refused.append((vm.address, "protect: true forbids replacing it"))
         return
+    if replaced and inputs.keep:
+        draft.refused.append((vm.address, f"it is not replaced: {inputs.keep}"))
+        return
     fields = case.fields or differences(
         to_plain(_comparable(state.launch)), to_plain(_comparable(vm.launch)), path="status"
     )
@@ -155,7 +158,8 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
         and is_live(case.state)
         and decision.kind in {"none", "set-power", "recover"}
     )
-    dropped = _replace_ports(draft, network, case)
+    # One that is stopped is asked to go first, with its network as it is.
+    dropped = _replace_ports(draft, network, case, after=(f"{vm.address}:stop",))
     drift = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
     if decision.warning:
         draft.warnings.append(decision.warning)

@@ -31,7 +31,8 @@ class Inputs:
     """What every comparison looks at. ``only``: restrict to these resources, None is all.
 
     ``ledger`` reads as if the ``renames`` (new address to old) were done already.
-    ``defer_deletes``: stop and isolate what goes, and forget nothing yet.
+    ``defer_deletes``: stop and isolate what goes, and forget nothing yet. ``keep``: why nothing
+    may be destroyed, be it to be replaced; empty when it may.
     """
 
     ledger: Ledger
@@ -39,6 +40,7 @@ class Inputs:
     only: frozenset[ResourceAddress] | None = None
     renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
     defer_deletes: bool = False
+    keep: str = ""
 
     def selected(self, address: ResourceAddress) -> bool:
         """The resource takes part in this plan."""

@@ -7,7 +7,7 @@ whoever wants to look.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler.errors import RefusedError
 from reconciler.model.addresses import ResourceAddress
@@ -17,6 +17,7 @@ from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan, Retire
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning import reasons
+from reconciler.planning.aim import Aim, aim_of
 from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
 from reconciler.planning.compare_host import (
     LOCAL_HOST,
@@ -30,16 +31,7 @@ from reconciler.planning.compare_policy import compare_policy
 from reconciler.planning.compare_vms import compare_vm, reboot_vm
 from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
-from reconciler.planning.holds import (
-    Modes,
-    active_holds,
-    holds_everything,
-    is_held,
-    is_only_reported,
-    left_with_networks,
-    reconcile_modes,
-    under_new_names,
-)
+from reconciler.planning.holds import active_holds, holds_everything, reconcile_modes
 from reconciler.planning.memo import Memo
 from reconciler.planning.policy import Specs
 from reconciler.planning.ports import elements_by_tap
@@ -91,12 +83,14 @@ def _plan(
     modes = reconcile_modes(fleet)
     held = active_holds(fleet, ledger, scope, modes)
     inputs = Inputs(
-        ledger, observed, selection(fleet, ledger, scope), resolution.renames, scope.defer_deletes
-    )
-    aim, held = _aim(inputs, (fleet, modes), scope, held, memo)
+        ledger, observed, selection(fleet, ledger, scope), resolution.renames,
+        scope.defer_deletes, scope.keep_gone,
+    )  # fmt: skip
+    aim, held = aim_of(inputs, (fleet, modes), scope, held, memo)
     draft = Draft()
     if holds_everything(held):
         return _finish(draft, inputs, EMPTY.fleet, held)
+    waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
     if isinstance(observed.network, Unknown):
         draft.blocked.append((host_of(fleet), observed.network.reason))
     elif observed.unlisted:
@@ -105,73 +99,12 @@ def _plan(
         _compare(draft, inputs, observed.network, aim)
         if not scope.destroy:
             _registrations(draft, inputs, resolution, aim)
+            _keep_unfinished(draft, waiting)
             _refuse_taken(draft, ledger)
-    waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
     return _finish(draft, inputs, fleet, held, waiting)
 
 
-@dataclass(frozen=True, slots=True)
-class _Aim:
-    """What one plan is to bring about, for whom, and what is left alone meanwhile.
-
-    ``reported``: VMs that are only reported on because a network of theirs is.
-    """
-
-    fleet: ResolvedFleet
-    scope: Scope
-    held: frozenset[ResourceAddress]
-    modes: Modes
-    memo: Memo
-    reported: frozenset[ResourceAddress] = frozenset()
-
-    def is_held(self, address: ResourceAddress) -> bool:
-        """An operator took it, or its whole tenant, out of the loop."""
-        return is_held(self.held, address)
-
-    def is_reported(self, address: ResourceAddress) -> bool:
-        """Its differences are told, and that is all."""
-        return address in self.reported or is_only_reported(self.modes, address, self.scope)
-
-    def part(self, draft: Draft, address: ResourceAddress) -> Draft:
-        """The draft itself, or its margin for what is only reported."""
-        return draft.margin() if self.is_reported(address) else draft
-
-
-def _aim(
-    inputs: Inputs,
-    desired: tuple[ResolvedFleet, Modes],
-    scope: Scope,
-    holds: tuple[Hold, ...],
-    memo: Memo,
-) -> tuple[_Aim, tuple[Hold, ...]]:
-    """The aim, and all that is held: with what cannot change before its held network does."""
-    fleet, modes = desired
-    held = under_new_names({hold.address for hold in holds}, inputs.renames)
-    aim = _Aim(fleet, scope, held, modes, memo)
-    if not (held or modes):
-        return aim, holds
-    managed = inputs.ledger.managed
-    differing = {
-        address
-        for address, record in fleet.records.items()
-        if address.startswith("network/")
-        and (address not in managed or managed[address].spec_hash != record.spec_hash
-             or address in inputs.renames)
-    }  # fmt: skip
-    kept = {address for address in differing if aim.is_held(address)}
-    told = {address for address in differing - kept if aim.is_reported(address)}
-    with_held = left_with_networks(fleet, inputs.ledger, kept)
-    with_told = left_with_networks(fleet, inputs.ledger, told)
-    also = tuple(
-        Hold(vm, "metald", f"{network}, which it is in, differs and is held", 0.0, "")
-        for vm, network in with_held.items()
-        if not aim.is_held(vm)
-    )
-    aim = replace(aim, held=held | with_held.keys(), reported=frozenset(with_told))
-    return aim, (*holds, *also)
-
-
-def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> None:
+def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
     fleet, scope = aim.fleet, aim.scope
     host = host_of(fleet)
     vms = [vm for vm in fleet.vms.values() if not aim.is_held(vm.address)]
@@ -195,7 +128,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> 
 
 
 def _compare_vms(
-    draft: Draft, inputs: Inputs, network: NetworkState, vms: Iterable[ResolvedVm], aim: _Aim
+    draft: Draft, inputs: Inputs, network: NetworkState, vms: Iterable[ResolvedVm], aim: Aim
 ) -> None:
     settling = Settling(aim.memo, draft, inputs, network)
     for vm in vms:
@@ -211,7 +144,7 @@ def _compare_vms(
             settling.keep(found)
 
 
-def _recorded_after(draft: Draft, inputs: Inputs, aim: _Aim) -> Specs:
+def _recorded_after(draft: Draft, inputs: Inputs, aim: Aim) -> Specs:
     """Specs of networks that will be on record: desired where this plan acts, else as is."""
     untouched = {address for address, _ in (*draft.blocked, *draft.refused)}
     untouched |= {change.resource for change in draft.reported}
@@ -228,7 +161,7 @@ def _recorded_after(draft: Draft, inputs: Inputs, aim: _Aim) -> Specs:
     return specs
 
 
-def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: _Aim) -> None:
+def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
     fleet, scope = aim.fleet, aim.scope
     gone = [
         address
@@ -296,7 +229,7 @@ def _used_unseen(inputs: Inputs) -> set[str]:
     }
 
 
-def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: _Aim) -> None:
+def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: Aim) -> None:
     """What must be on record before the first step: only for resources this plan acts on."""
     skipped = {address for address, _ in (*draft.blocked, *draft.refused)}
     skipped |= {change.resource for change in draft.reported}
@@ -309,6 +242,13 @@ def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: _A
     draft.allocations = [a for a in resolution.allocations if wanted(a.resource)]
     if not inputs.defer_deletes:
         draft.releases = [a for a in resolution.releases if wanted(a.resource)]
+
+
+def _keep_unfinished(draft: Draft, waiting: tuple[Retry, ...]) -> None:
+    """What waits for its next try has not let go yet of what it gives up."""
+    if waiting and draft.releases:
+        _, unfinished = without_waiting(draft.ordered_steps(), waiting)
+        draft.releases = [e for e in draft.releases if _holder(e.resource) not in unfinished]
 
 
 def _refuse_taken(draft: Draft, ledger: Ledger) -> None:
@@ -325,7 +265,7 @@ def _refuse_taken(draft: Draft, ledger: Ledger) -> None:
         live = ledger.held.get(owner, ())
         has = next((e for e in live if (e.kind, e.value) == (entry.kind, entry.value)), entry)
         freed = has.owner == entry.owner or (has.kind, has.value, has.owner) in given_up
-        if not freed and ResourceAddress(has.resource.split("#")[0]) not in decided:
+        if not freed and _holder(has.resource) not in decided:
             raise RefusedError(
                 f"{entry.kind} {entry.value} is still {has.resource}'s, which has to stay for now",
                 subject=entry.resource,
@@ -368,12 +308,12 @@ def _finish(
     settled = (fleet.records.keys() | fleet.vms.keys()) & inputs.ledger.managed.keys() - touched
     if inputs.only is not None:
         settled &= inputs.only
-    steps = draft.ordered_steps()
-    unfinished = Plan(
+    steps, _ = without_waiting(draft.ordered_steps(), waiting)
+    made = Plan(
         id="",
         changes=tuple(draft.changes),
         recoveries=tuple(draft.recoveries),
-        steps=without_waiting(steps, waiting) if waiting else steps,
+        steps=steps,
         registrations=tuple(draft.registrations),
         allocations=tuple(draft.allocations),
         releases=tuple(draft.releases),
@@ -388,7 +328,12 @@ def _finish(
         observed=inputs.observed,
         now_s=inputs.ledger.now_s,
     )
-    return replace(unfinished, id=plan_id(unfinished))
+    return replace(made, id=plan_id(made))
+
+
+def _holder(resource: str) -> ResourceAddress:
+    """Whose an allocation is; an interface's is its VM's."""
+    return ResourceAddress(resource.split("#", 1)[0])
 
 
 __all__ = ["EMPTY", "LOCAL_HOST", "WHOLE", "Scope", "plan", "plan_reboot"]

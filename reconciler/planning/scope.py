@@ -24,7 +24,7 @@ class Scope:
     ``exclude``: not these. ``destroy``: the targets (or everything) are to go. ``by_hand``: a
     person applies, so what an operator destroyed earlier may come back, resources that are
     only reported on are corrected, and nothing waits for its next try. ``keep_gone``: why
-    nothing may be deleted in this pass, empty when deleting is fine. ``defer_deletes``: a
+    nothing may be deleted or replaced in this pass, empty when that is fine. ``defer_deletes``: a
     change that awaits confirmation: what goes is stopped and isolated, and not yet forgotten.
     """
 

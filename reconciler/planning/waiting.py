@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger, Retry
 from reconciler.model.plan import Step
 from reconciler.model.resolved import ResolvedFleet
@@ -25,14 +26,22 @@ def waiting_resources(fleet: ResolvedFleet, ledger: Ledger) -> tuple[Retry, ...]
     return tuple(found)
 
 
-def without_waiting(steps: Sequence[Step], waiting: Sequence[Retry]) -> tuple[Step, ...]:
-    """``steps`` (in a valid order) without those of waiting resources and all that follow."""
-    resources = {retry.resource for retry in waiting}
+def without_waiting(
+    steps: Sequence[Step], waiting: Sequence[Retry]
+) -> tuple[tuple[Step, ...], frozenset[ResourceAddress]]:
+    """``steps`` (in a valid order) without those of waiting resources and all that follow, and
+    the resources that are not finished without them: they give nothing up yet.
+    """
+    if not waiting:
+        return tuple(steps), frozenset()
+    left = {retry.resource for retry in waiting}
+    resources = frozenset(left)
     dropped: set[str] = set()
     kept = []
     for step in steps:
         if step.resource in resources or dropped.intersection(step.after):
             dropped.add(step.key)
+            left.add(step.resource)
         else:
             kept.append(step)
-    return tuple(kept)
+    return tuple(kept), frozenset(left)

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from reconciler.errors import RefusedError
+from reconciler.execution.engine import Request, decide
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
 from reconciler.model.observed import Unknown
 from reconciler.model.plan import ChangeElements, RemoveTap, StartVm
+from reconciler.planning.guards import UNATTENDED
 from reconciler.planning.planner import plan_reboot
+from reconciler.planning.render import SourceInfo
 from tests.planning.test_cases import fleet_of
 from tests.planning.test_properties import documents
 from tests.planning.world import World
@@ -166,3 +169,42 @@ def test_a_link_of_ours_whose_alias_was_changed_does_not_stay() -> None:
     world.taps[tap] = replace(world.taps[tap], alias="metald ? ?")
     world.apply(bare)
     assert tap not in world.taps
+
+
+def test_what_may_not_be_deleted_unasked_may_not_be_replaced_unasked_either() -> None:
+    world = World()
+    names = [f"vm{number}" for number in range(8)]
+    world.apply(of(**dict.fromkeys(names, LAN)))
+    elsewhere = {**LAN, "hypervisor": "simulated"}
+    other = of(**dict.fromkeys(names, elsewhere))
+    request = Request(other, SourceInfo("specs"), strict=False, limit=UNATTENDED)
+    made = decide(request, world.observed(), world.ledger())
+    assert not made.changes
+    assert len(made.refused) == len(names)
+    assert "--plan-hash" in made.refused[0][1]
+
+
+def test_a_resource_that_waits_for_its_next_try_gives_nothing_up_meanwhile() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    without = of(a={**LAN, "interfaces": []})
+    first = world.plan(without)
+    assert first.releases
+    world.carry_out(first, steps=1)
+    spec_hash = world.managed[VM].spec_hash
+    world.retries = {VM: Retry(VM, 1, world.now_s + 10, "its tap is busy", spec_hash)}
+    assert not world.plan(without).releases
+    address = next(entry.value for entry in first.releases if entry.kind == "address")
+    with pytest.raises(RefusedError, match="is still vm/acme/a's"):
+        world.plan(of(a={**LAN, "interfaces": []}, b={**LAN, "interfaces": [
+            {"network": "front", "address": address}]}))  # fmt: skip
+    world.now_s += 20
+    assert world.plan(without).releases == first.releases
+
+
+def test_a_vm_that_is_stopped_keeps_its_network_until_it_has_stopped() -> None:
+    world = World()
+    world.apply(of(a=LAN))
+    made = world.plan(of(a={**LAN, "interfaces": [], "power": "stopped"}))
+    order = [type(step.operation).__name__ for step in made.steps]
+    assert order == ["StopVm", "RemoveTap", "ChangeElements"]
