@@ -28,9 +28,10 @@ class Allocation(NamedTuple):
 class Managed:
     """A resource the ledger knows as alive: what was last applied for it.
 
-    ``generation`` counts changes of its spec, ``observed_generation`` is the last one that
-    was verified in the world. ``origin``: the address it was born under, whose incarnation
-    ``incarnation`` is; a rename changes ``address`` alone. Empty: never renamed.
+    ``generation`` counts changes of what its spec asks for (labels and names do not count),
+    ``observed_generation`` is the last one that was verified in the world. ``origin``: the
+    address it was born under, whose incarnation ``incarnation`` is; a rename changes ``address``
+    alone. Empty: never renamed.
     """
 
     address: ResourceAddress

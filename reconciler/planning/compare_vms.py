@@ -32,7 +32,7 @@ from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import differences, shown
 from reconciler.planning.ports import drop_ports, raise_ports, shed_elements, tap_keys
 from reconciler.planning.power import Decision, Found, decide, is_live
-from reconciler.planning.recorded import recorded_ports
+from reconciler.planning.recorded import is_another_generation, recorded_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,10 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
     ledger = inputs.ledger
     managed = ledger.managed.get(vm.address)
     changed = managed is None or managed.spec_hash != vm.spec_hash
-    generation = 1 if managed is None else managed.generation + int(changed)
+    generation = 1
+    if managed is not None:
+        anew = changed and is_another_generation(managed.spec, vm.spec)
+        generation = managed.generation + int(anew)
     record = ledger.vms.get(vm.uid)
     found = Found(state, record, generation, inputs.observed.boot_id, ledger.now_s)
     fields: tuple[FieldChange, ...] = ()

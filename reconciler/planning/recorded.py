@@ -27,6 +27,25 @@ from reconciler.model.resolved import (
 )
 
 
+def is_another_generation(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """A recorded spec asks for something else, and does not only call things otherwise.
+
+    Labels, how it is reconciled, the names of networks and the places of boot files do not count:
+    a VM that ended for good is not started again for them.
+    """
+    return _substance(before) != _substance(after)
+
+
+def _substance(spec: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in spec.items() if key not in {"labels", "reconcile"}}
+    if "interfaces" in found:
+        interfaces = found["interfaces"]
+        found["interfaces"] = [{**entry, "network": entry.get("zone")} for entry in interfaces]
+    if found.get("boot"):
+        found["boot"] = {**found["boot"], "kernel": "", "initrd": ""}
+    return found
+
+
 def recorded_ports(managed: Managed) -> tuple[Port, ...]:
     """The ports a VM has by its recorded spec; the alias is left out (see `recorded_vm`)."""
     return tuple(_port(managed, entry, "") for entry in managed.spec.get("interfaces", ()))

@@ -208,3 +208,15 @@ def test_a_vm_that_is_stopped_keeps_its_network_until_it_has_stopped() -> None:
     made = world.plan(of(a={**LAN, "interfaces": [], "power": "stopped"}))
     order = [type(step.operation).__name__ for step in made.steps]
     assert order == ["StopVm", "RemoveTap", "ChangeElements"]
+
+
+def test_a_vm_that_completed_is_not_started_anew_because_its_network_is_renamed() -> None:
+    world = World()
+    once = {**LAN, "restart": "never"}
+    world.apply(of(a=once))
+    world.set_phase(VM, "off")
+    world.apply(of(a=once))
+    rows = documents({"a": {**once, "interfaces": [{"network": "lan"}]}})
+    rows[1]["metadata"] = {"name": "lan", "tenant": "acme", "renamedFrom": "front"}
+    made = world.plan(fleet_of(rows))
+    assert not any(isinstance(step.operation, StartVm) for step in made.steps)

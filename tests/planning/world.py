@@ -44,6 +44,7 @@ from reconciler.model.plan import (
 )
 from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, Port
 from reconciler.planning.planner import Scope, plan
+from reconciler.planning.recorded import is_another_generation
 from reconciler.planning.resolve import resolve
 
 FORWARDING = "net.ipv6.conf.all.forwarding"
@@ -139,7 +140,8 @@ class World:
         self.managed = kept
         for entry in chosen.registrations:
             old = self.managed.get(entry.address)
-            generation = 1 if old is None else old.generation + 1
+            anew = old is not None and is_another_generation(old.spec, entry.spec)
+            generation = 1 if old is None else old.generation + int(anew)
             if old is None:
                 assert entry.incarnation > self.incarnations.get(entry.address, 0)
                 self.incarnations[entry.address] = entry.incarnation

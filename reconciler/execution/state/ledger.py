@@ -17,6 +17,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
 from reconciler.planning.canonical import canonical_json, to_plain
+from reconciler.planning.recorded import is_another_generation
 
 DEFAULT_QUARANTINE_S: Final = 24 * 3600.0
 # What an operator may write into a spec, and so may take back out of quarantine; all other
@@ -39,18 +40,21 @@ def register(db: sqlite3.Connection, registrations: Iterable[Registration], now_
     _rename(db, [entry for entry in entries if entry.renamed_from])
     for entry in entries:
         alive = db.execute(
-            "SELECT uid, incarnation FROM resources WHERE address = ? AND retired_at_s IS NULL",
+            "SELECT uid, incarnation, spec, spec_hash FROM resources"
+            " WHERE address = ? AND retired_at_s IS NULL",
             (entry.address,),
         ).fetchone()
         spec = canonical_json(to_plain(entry.spec))
         if alive is None:
             _incarnate(db, entry, spec, now_s)
-        elif alive == (entry.uid, entry.incarnation):
-            db.execute(
-                "UPDATE resources SET spec = ?, spec_hash = ?, generation = generation + 1"
-                " WHERE uid = ? AND spec_hash != ?",
-                (spec, entry.spec_hash, entry.uid, entry.spec_hash),
-            )
+        elif alive[:2] == (entry.uid, entry.incarnation):
+            if alive[3] != entry.spec_hash:
+                anew = is_another_generation(json.loads(alive[2]), json.loads(spec))
+                db.execute(
+                    "UPDATE resources SET spec = ?, spec_hash = ?, generation = generation + ?"
+                    " WHERE uid = ?",
+                    (spec, entry.spec_hash, anew, entry.uid),
+                )
         else:
             raise BugError(
                 f"registered as incarnation {entry.incarnation} ({entry.uid}) while incarnation "

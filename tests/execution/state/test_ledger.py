@@ -40,7 +40,10 @@ def test_only_another_spec_is_another_generation(store: SqliteStore) -> None:
     begin(store, plan_of(replace(WEB, spec={"vcpus": 4}, spec_hash="hash-2")))
     store.set_observed_generation({WEB.address: 2})
     assert store.generations()[WEB.address] == Generations(2, 2)
-    assert store.ledger(0.0).managed[WEB.address].spec == {"vcpus": 4}
+    labelled = {"vcpus": 4, "labels": {"app": "web"}}
+    begin(store, plan_of(replace(WEB, spec=labelled, spec_hash="hash-3")))
+    assert store.generations()[WEB.address] == Generations(2, 2)
+    assert store.ledger(0.0).managed[WEB.address].spec == labelled
 
 
 def test_a_generation_never_reached_is_not_observed(store: SqliteStore) -> None:
