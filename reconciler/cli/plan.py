@@ -8,31 +8,40 @@ from typing import Any
 
 import click
 
-from reconciler.cli.common import enter_host, run
+from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.options import json_option, location_arguments, part_options, source_options
 from reconciler.cli.options import verbose_option as verbose
 from reconciler.cli.output import print_json
-from reconciler.errors import EXIT_CHANGES, MetaldError
+from reconciler.cli.text import safe
+from reconciler.errors import EXIT_CHANGES, EXIT_FAILED, MetaldError
+from reconciler.model.plan import Plan
 from reconciler.settings import Settings
 
 
 @click.command()
-@click.argument("path")
+@click.argument("path", required=False)
 @source_options
 @part_options
 @json_option
 @click.option("--markdown", is_flag=True, help="Print it for a merge request's comment.")
 @click.option("--out", type=click.Path(path_type=Path), help="Save the plan, for one apply.")
 @click.option("--offline", is_flag=True, help="Against what was last observed, not the host.")
-@click.option("--refresh-only", is_flag=True, help="Observe, record, and show what moved.")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there are changes.")
+@click.option("--refresh-only", is_flag=True,
+              help="Observe, record, and show what moved; needs no PATH.")  # fmt: skip
+@click.option("--detailed-exitcode", is_flag=True,
+              help="Exit 2 when there are changes, 1 where it cannot be told.")  # fmt: skip
 @verbose
 @click.pass_context
-def plan(ctx: click.Context, /, path: str, **options: Any) -> int:
-    """Show what an apply of PATH (folder, git repository or URL) would change, and why."""
-    settings = enter_host(ctx)
+def plan(ctx: click.Context, /, path: str | None, **options: Any) -> int:
+    """Show what an apply of PATH (folder, git repository or URL) would change, and why.
+
+    With --offline neither the host is looked at nor root needed, only the state folder read.
+    """
+    _refuse_odd(path, options)
+    # A copy of a host's state folder is enough to plan against it from elsewhere.
+    settings = settings_of(ctx) if options["offline"] else enter_host(ctx)
     if options["refresh_only"]:
-        return _refresh(settings, as_json=options["as_json"])
+        return _refresh(settings, options)
     from reconciler.daemon.access import plan_now  # noqa: PLC0415 - netlink only when needed
     from reconciler.planning.render import plan_document  # noqa: PLC0415
 
@@ -46,8 +55,25 @@ def plan(ctx: click.Context, /, path: str, **options: Any) -> int:
     if options["out"]:
         _save(options["out"], document, request, planned)
     _show(document, options)
-    changed = bool(planned.plan.changes)
-    return EXIT_CHANGES if options["detailed_exitcode"] and changed else 0
+    return _detailed(planned.plan) if options["detailed_exitcode"] else 0
+
+
+def _detailed(made: Plan) -> int:
+    """What was refused is a difference too; what could not be seen is not known to be none."""
+    if made.changes or made.refused:
+        return EXIT_CHANGES
+    return EXIT_FAILED if made.blocked else 0
+
+
+def _refuse_odd(path: str | None, options: dict[str, Any]) -> None:
+    """Usage errors click does not see."""
+    if path is None and not options["refresh_only"]:
+        raise click.UsageError("Missing argument 'PATH'.")
+    if options["as_json"] and options["markdown"]:
+        raise click.UsageError("--json and --markdown are two forms of the same: choose one.")
+    others = ("targets", "exclude", "out", "offline", "markdown", "ref")
+    if options["refresh_only"] and any(options[name] for name in others):
+        raise click.UsageError("--refresh-only looks at the whole host and makes no plan.")
 
 
 def _show(document: dict[str, Any], options: dict[str, Any]) -> None:
@@ -81,18 +107,19 @@ def _save(path: Path, document: dict[str, Any], request: dict[str, Any], planned
         ) from error
 
 
-def _refresh(settings: Settings, *, as_json: bool) -> int:
+def _refresh(settings: Settings, options: dict[str, Any]) -> int:
     from reconciler.daemon.access import perform  # noqa: PLC0415
 
     found = run(perform(settings, "refresh", {}, lambda _: None))
-    if as_json:
+    code = EXIT_CHANGES if options["detailed_exitcode"] and found["moved"] else 0
+    if options["as_json"]:
         print_json({key: found[key] for key in ("format", "first", "moved")})
-        return 0
+        return code
+    for line in found["moved"]:
+        click.echo(f"~ {safe(line)}")
     if found["first"]:
         click.echo("Observed and recorded, for the first time.")
-    for line in found["moved"]:
-        click.echo(f"~ {line}")
-    if not found["first"]:
+    else:
         count = len(found["moved"])
         click.echo(f"Observed and recorded; {count or 'nothing'} moved since the last time.")
-    return 0
+    return code

@@ -278,7 +278,9 @@ def summary_line(document: Entry, *, style: Callable[..., str] = _unstyled) -> s
         if key != "unchanged" and summary[key]
     ]
     unchanged = summary["unchanged"]
+    left = sum(len(document[key]) for key in ("blocked", "refused", "held"))
+    alone = f", {left} left alone" if left else ""
     if not counts:
-        tail = f"{unchanged} resource{'s are' if unchanged != 1 else ' is'} as declared."
+        tail = f"{unchanged} resource{'s are' if unchanged != 1 else ' is'} as declared{alone}."
         return f"No changes. {tail}"
-    return f"Plan {document['id'][:16]}: {', '.join(counts)}; {unchanged} unchanged."
+    return f"Plan {document['id'][:16]}: {', '.join(counts)}; {unchanged} unchanged{alone}."
