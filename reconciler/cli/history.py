@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
 import click
 
 from reconciler.cli.common import enter_host, run, settings_of
+from reconciler.cli.history_text import history_lines, run_lines, why_lines
 from reconciler.cli.output import output_options, print_data
-from reconciler.cli.text import safe
 from reconciler.errors import MetaldError
 
 
@@ -28,12 +29,7 @@ def history(ctx: click.Context, limit: int, output: str) -> None:
         document = history_document(reader.runs(limit))
     if print_data(document, output):
         return
-    for row in document["items"]:
-        at = f" at {row['commit'][:12]} by {row['author']}" if row["commit"] else ""
-        click.echo(
-            f"{row['run']:>5}  {row['startedAt']}  {row['outcome']:<11}  "
-            f"{row['plan'][:12]}  {safe(row['source'])}{safe(at)}"
-        )
+    _echo(history_lines(document))
 
 
 @history.command("show")
@@ -52,15 +48,7 @@ def show(ctx: click.Context, number: int, output: str) -> None:
         document = run_document(found, reader.changes(run=number), reader.steps(number))
     if print_data(document, output):
         return
-    click.echo(f"run {number}: {document['outcome']}, plan {document['plan']}")
-    click.echo(f"from {safe(document['source'])} {document['commit']} {safe(document['author'])}")
-    click.echo(f"{document['startedAt']} to {document['endedAt'] or 'now'}")
-    for change in document["changes"]:
-        click.echo(f"  {change['resource']}: {change['action']}: {safe(change['reason'])}")
-    for step in document["steps"]:
-        took = "" if step["seconds"] is None else f" in {step['seconds']:g} s"
-        error = f": {safe(step['error'])}" if step["error"] else ""
-        click.echo(f"    {step['status']:<8} {step['key']}{took}{error}")
+    _echo(run_lines(document))
 
 
 @click.command()
@@ -72,22 +60,32 @@ def why(ctx: click.Context, address: str, output: str) -> None:
     settings = enter_host(ctx)
     from reconciler.daemon.access import look  # noqa: PLC0415 - netlink only when needed
     from reconciler.daemon.replies import address as parsed  # noqa: PLC0415
-    from reconciler.execution.history import why_document, why_lines  # noqa: PLC0415
+    from reconciler.execution.history import Looked, why_document  # noqa: PLC0415
+    from reconciler.execution.lock import current_holder  # noqa: PLC0415
     from reconciler.execution.views import Seen, item  # noqa: PLC0415
+    from reconciler.paths import StatePaths  # noqa: PLC0415
+    from reconciler.planning.drift import find_drift  # noqa: PLC0415
 
     resource = parsed(address)
     looking = run(look(settings))
     managed = looking.ledger.managed.get(resource)
     seen = Seen(looking.ledger, looking.observed, looking.generations)
     status = item(seen, managed)["status"] if managed else None
+    differing = find_drift(looking.observed, looking.ledger)
+    daemon = current_holder(StatePaths(settings.state_dir)) is not None
     with closing(_reader(ctx)) as reader:
-        document = why_document(reader, reader.ledger(time.time()), resource, status)
+        looked = Looked(reader.ledger(time.time()), differing, daemon)
+        document = why_document(reader, looked, resource, status=status)
     if not (document["managed"] or document["causes"] or document["events"]):
         raise MetaldError("nothing is known of it here", subject=address, hint="see metald get vm")
     if print_data(document, output):
         return
-    for line in why_lines(document):
-        click.echo(safe(line))
+    _echo(why_lines(document))
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
 
 
 def _reader(ctx: click.Context) -> Any:

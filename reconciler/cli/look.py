@@ -12,7 +12,7 @@ import click
 
 from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.output import output_options, print_data, yaml_text
-from reconciler.cli.text import safe
+from reconciler.cli.text import safe, table
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.settings import Settings
@@ -85,12 +85,8 @@ def _vm_table(items: list[dict[str, Any]]) -> None:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
-    if len(rows) == 1:
-        return
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+    for line in table(rows) if len(rows) > 1 else ():
+        click.echo(line)
 
 
 @click.command()

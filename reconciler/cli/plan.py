@@ -37,7 +37,7 @@ def plan(ctx: click.Context, /, path: str | None, **options: Any) -> int:
 
     With --offline neither the host is looked at nor root needed, only the state folder read.
     """
-    _refuse_odd(path, options)
+    place = _place(path, options)
     # A copy of a host's state folder is enough to plan against it from elsewhere.
     settings = settings_of(ctx) if options["offline"] else enter_host(ctx)
     if options["refresh_only"]:
@@ -46,7 +46,7 @@ def plan(ctx: click.Context, /, path: str | None, **options: Any) -> int:
     from reconciler.planning.render import plan_document  # noqa: PLC0415
 
     request = {
-        **location_arguments(path, options),
+        **location_arguments(place, options),
         "targets": list(options["targets"]),
         "exclude": list(options["exclude"]),
     }
@@ -65,8 +65,8 @@ def _detailed(made: Plan) -> int:
     return EXIT_FAILED if made.blocked else 0
 
 
-def _refuse_odd(path: str | None, options: dict[str, Any]) -> None:
-    """Usage errors click does not see."""
+def _place(path: str | None, options: dict[str, Any]) -> str:
+    """PATH, empty where none is needed; raises for uses that click does not see."""
     if path is None and not options["refresh_only"]:
         raise click.UsageError("Missing argument 'PATH'.")
     if options["as_json"] and options["markdown"]:
@@ -74,6 +74,7 @@ def _refuse_odd(path: str | None, options: dict[str, Any]) -> None:
     others = ("targets", "exclude", "out", "offline", "markdown", "ref")
     if options["refresh_only"] and any(options[name] for name in others):
         raise click.UsageError("--refresh-only looks at the whole host and makes no plan.")
+    return path or ""
 
 
 def _show(document: dict[str, Any], options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Control characters; what has no shape of its own or turns the direction of what follows;
@@ -54,3 +55,12 @@ def away(change: Any) -> str:
     if change["disruption"] == "none":
         return "away until it is declared running" if seconds is None else ""
     return "down for a time never measured here" if seconds is None else f"about {seconds:g} s down"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows in columns, the first one their heads; every cell made safe."""
+    cells = [[safe(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield line.rstrip()

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from reconciler.execution.state.records import Run, RunChange, StepRecord
 from reconciler.execution.state.store import Reader
 from reconciler.execution.views import LIST_FORMAT
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import (
+    EVERYTHING,
+    ResourceAddress,
+    host_address,
+    tenant_address,
+    tenant_of,
+)
 from reconciler.model.ledger import Ledger
+from reconciler.model.plan import Plan
 from reconciler.model.times import rfc3339
 
 RUN_FORMAT = "metald.run/v1"
 WHY_FORMAT = "metald.why/v1"
 # It goes on, or its process was killed.
 UNFINISHED = "unfinished"
+_VERDICTS = {
+    "start": "to be started again",
+    "completed": "to be recorded as completed",
+    "failed": "to be recorded as failed",
+}
+_HOST = host_address("local")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found when the question was asked.
+
+    ``differing``: what it would take to make the host as it is on record. ``daemon``: one runs.
+    """
+
+    ledger: Ledger
+    differing: Plan
+    daemon: bool
 
 
 def run_row(run: Run) -> dict[str, Any]:
@@ -68,7 +94,11 @@ def _step(step: StepRecord) -> dict[str, Any]:
 
 
 def why_document(
-    reader: Reader, ledger: Ledger, address: ResourceAddress, status: Mapping[str, Any] | None
+    reader: Reader,
+    looked: Looked,
+    address: ResourceAddress,
+    *,
+    status: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The causal chain of a resource's state: who declared it, what was done, what comes next."""
     changes = reader.changes(resource=address, limit=5)
@@ -77,12 +107,12 @@ def why_document(
     return {
         "format": WHY_FORMAT,
         "resource": address,
-        "managed": address in ledger.managed,
+        "managed": address in looked.ledger.managed,
         "status": status,
         "causes": [_cause(change, runs.get(change.run)) for change in changes],
         "failures": [*_failures(reader, runs, address)],
         "events": [event.to_json() for event in events],
-        "next": list(_next(ledger, address)),
+        "next": list(_next(looked, address)),
     }
 
 
@@ -109,42 +139,33 @@ def _failures(
                 yield {"run": number, "step": step.key, "error": step.error}
 
 
-def _next(ledger: Ledger, address: ResourceAddress) -> Iterator[dict[str, Any]]:
-    """What keeps it from being changed now, and until when."""
-    hold, retry = ledger.holds.get(address), ledger.retries.get(address)
-    if hold is not None:
-        until = None if hold.until_s is None else rfc3339(hold.until_s)
-        yield {"what": f"held by {hold.owner}: {hold.reason}", "at": until}
+def _next(looked: Looked, address: ResourceAddress) -> Iterator[dict[str, Any]]:
+    """What is due, what keeps it from being done now, and until when."""
+    due = [*_due(looked.differing, address)]
+    yield from due
+    holds, retry = looked.ledger.holds, looked.ledger.retries.get(address)
+    for held in (address, tenant_address(tenant_of(address)), EVERYTHING):
+        hold = holds.get(held)
+        if hold is not None:
+            until = None if hold.until_s is None else rfc3339(hold.until_s)
+            yield {"what": f"{held} is held by {hold.owner}: {hold.reason}", "at": until}
     if retry is not None:
-        what = f"tried again after {retry.failures} failures: {retry.error}"
+        times = f"{retry.failures} failure{'' if retry.failures == 1 else 's'}"
+        what = f"tried again after {times}: {retry.error}"
         yield {"what": what, "at": rfc3339(retry.not_before_s)}
+    if (due or retry) and not looked.daemon:
+        yield {"what": "no daemon runs here: nothing happens until metald apply or serve",
+               "at": None}  # fmt: skip
 
 
-def why_lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """The chain for people, oldest cause first."""
-    yield f"{document['resource']}: {_state(document)}"
-    for cause in document["causes"]:
-        by = f" by {cause['author']}" if cause.get("author") else ""
-        at = f" at {cause['commit'][:12]}{by}" if cause.get("commit") else ""
-        yield (
-            f"  run {cause['run']} ({cause.get('at', 'forgotten')}, {cause.get('outcome', '?')}): "
-            f"{cause['action']}, because {cause['reason']}"
-        )
-        if cause.get("source"):
-            yield f"    from {cause['source']}{at}"
-    for failure in document["failures"]:
-        yield f"  failed in run {failure['run']}: {failure['step']}: {failure['error']}"
-    for event in document["events"][-5:]:
-        yield f"  {event['at']} {event['reason']}: {event['message']}"
-    for entry in document["next"]:
-        yield f"  next: {entry['what']}" + (f" at {entry['at']}" if entry["at"] else "")
-
-
-def _state(document: Mapping[str, Any]) -> str:
-    if not document["managed"]:
-        return "not managed here (any more)"
-    status = document["status"]
-    if status is None:
-        return "on record; its state was not looked at"
-    reasons = [f"{c['type']} {c['status']}: {c['reason']}" for c in status.get("conditions", ())]
-    return "; ".join([status["phase"], *reasons])
+def _due(differing: Plan, address: ResourceAddress) -> Iterator[dict[str, Any]]:
+    for change in differing.changes:
+        if change.resource == address:
+            yield {"what": f"{change.action} is due: {change.reason}", "at": None}
+    for recovery in differing.recoveries:
+        if recovery.resource == address:
+            when = rfc3339(recovery.not_before_s) if recovery.not_before_s else None
+            yield {"what": f"{_VERDICTS[recovery.verdict]}: {recovery.reason}", "at": when}
+    for blocked, reason in differing.blocked:
+        if blocked in {address, _HOST}:
+            yield {"what": f"left alone while it cannot be seen: {reason}", "at": None}

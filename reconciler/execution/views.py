@@ -85,8 +85,10 @@ def phase_of(managed: Managed, state: VmState | Unknown | None, record: VmRecord
         return state.phase.value
     if state is not None and state.phase is VmPhase.HELD:
         return "booting"
-    if managed.spec.get("power") == "stopped" or record is None or record.intent == "stopped":
+    if managed.spec.get("power") == "stopped" or (record and record.intent == "stopped"):
         return "stopped"
+    if record is None:
+        return "pending"  # declared, and not started yet
     return "back-off"
 
 
@@ -97,8 +99,11 @@ def conditions(seen: Seen, managed: Managed) -> list[dict[str, Any]]:
     phase = phase_of(managed, state, record)
     wanted = managed.spec.get("power", "running")
     reason = record.reason if record and record.reason else phase
+    retry = seen.ledger.retries.get(managed.address)
     if isinstance(state, Unknown):
         reason = state.reason
+    elif retry is not None and phase != wanted:
+        reason = f"{retry.error}; tried again not before {rfc3339(retry.not_before_s)}"
     ready = "Unknown" if phase == "unknown" else str(phase == wanted)
     network, network_reason = _network(seen, managed)
     at = rfc3339(seen.ledger.now_s)

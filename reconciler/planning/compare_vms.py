@@ -174,13 +174,17 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
         parts = (
             *_what_changed(case),
             decision.reason if power else "",
-            reasons.drifted(drift) if not case.fields else "",
+            reasons.drifted(drift, seen_well=_seen_well(case)) if not case.fields else "",
         )
         reason = "; ".join(part for part in parts if part)
         # A guest that is paused or stopped is away for as long as that is declared.
         ends = is_live(case.state) and decision.kind in {"stop", "set-power"}
         downtime_s = None if ends and vm.power != "running" else 0.0
         draft.changes.append(Change(vm.address, "update", "none", fields, reason, downtime_s))
+
+
+def _seen_well(case: _Case) -> bool:
+    return case.managed is not None and case.managed.observed_generation > 0
 
 
 def _what_changed(case: _Case) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ NO_LONGER_DECLARED = "no longer declared"
 _POSITION = re.compile(r"\[\d+\]$")
 # What a field of an interface's status tells when it differs, by the last part of its path.
 _DRIFT_WORDS = {
-    "link": "its link is gone",
+    "link": "its link is missing",
     "alias": "its link's alias was changed",
     "mac": "its link's MAC was changed",
     "up": "its link is down",
@@ -80,8 +80,12 @@ def gone(reason: str, kind: str) -> str:
     return reason
 
 
-def drifted(fields: Sequence[FieldChange]) -> str:
-    """What was found changed of a VM's interfaces; empty for nothing."""
+def drifted(fields: Sequence[FieldChange], *, seen_well: bool = True) -> str:
+    """What was found changed of a VM's interfaces; empty for nothing.
+
+    ``seen_well``: it was once seen as declared, so that a difference is drift, and not what an
+    earlier run left undone.
+    """
     if fields and all(field.path.endswith(".alias") for field in fields):
         return "its link carries the name of before; renamed in place"
     found: dict[str, dict[str, None]] = defaultdict(dict)
@@ -89,7 +93,8 @@ def drifted(fields: Sequence[FieldChange]) -> str:
         place, name = _place(field.path)
         found[place][_DRIFT_WORDS.get(name, "a sysctl was changed")] = None
     told = ", ".join(f"{place}: {', '.join(words)}" for place, words in found.items())
-    return f"drift at {told}; corrected in place" if told else ""
+    word = "drift" if seen_well else "left undone"
+    return f"{word} at {told}; corrected in place" if told else ""
 
 
 def _place(path: str) -> tuple[str, str]:
