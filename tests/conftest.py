@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,14 @@ def _ip(*words: str) -> None:
 
 @pytest.fixture
 def netns() -> Iterator[str]:
-    """A network namespace of this test's own, with loopback up; gone afterwards."""
+    """A network namespace of this test's own."""
+    with fresh_netns() as name:
+        yield name
+
+
+@contextmanager
+def fresh_netns() -> Iterator[str]:
+    """A new network namespace, with loopback up; gone afterwards."""
     name = f"{NAMESPACE_PREFIX}{next(_numbers)}"
     _ip("netns", "add", name)
     try:

@@ -46,6 +46,8 @@ async def _bursts(place: _Place, path: Path, stop: asyncio.Event) -> AsyncIterat
             real.parent if real.is_file() else real,
             stop_event=stop, debounce=DEBOUNCE_MS, step=STEP_MS, rust_timeout=PLACE_CHECK_MS,
             yield_on_timeout=True, ignore_permission_denied=True,
+            # By itself it passes over every .git, and other folders that it thinks it knows.
+            watch_filter=None,
         ):  # fmt: skip
             if changed:
                 yield

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from reconciler.execution.state.records import Event
 from reconciler.execution.state.sqlite import open_reader
+from reconciler.execution.state.store import Reader
 from reconciler.hypervisors.simulated import SimulatedDriver
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.observed import VmPhase
 from tests.integration.host import SIMULATED, Host, network, tenant, vm
 
@@ -34,7 +36,8 @@ class Daemon:
         self.host = host
         self.words = words
         self.process: subprocess.Popen[str] | None = None
-        self._reader: Any = None
+        self._reader: Reader | None = None
+        self._events: list[Event] = []
 
     def start(self) -> None:
         """Start it, and wait until it has looked at its source."""
@@ -69,23 +72,37 @@ class Daemon:
             time.sleep(PAUSE_S)
 
     def events(self) -> list[Event]:
-        if not self.host.state.database.exists():
-            return []
-        with closing(open_reader(self.host.state)) as reader:
-            return list(reader.events(limit=10_000))
+        """All events so far; those read before are not read again."""
+        reader = self._open()
+        while reader is not None:
+            last = self._events[-1].id if self._events else 0
+            new = reader.events(after_id=last, limit=1000)
+            self._events.extend(new)
+            if not new:
+                break
+        return self._events
+
+    def _open(self) -> Reader | None:
+        if self._reader is None and self.host.state.database.exists():
+            self._reader = open_reader(self.host.state)
+        return self._reader
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
 
     def until_event(self, reason: str, *, resource: str = "", commit: str = "") -> Event:
         """Wait for an event, and give the last of that kind."""
 
-        def found() -> list[Event]:
-            return [
-                entry for entry in self.events()
+        def found() -> Iterator[Event]:
+            return (
+                entry for entry in reversed(self.events())
                 if entry.reason == reason and resource in {"", entry.resource}
                 and commit in {"", entry.commit}
-            ]  # fmt: skip
+            )  # fmt: skip
 
-        self.until(f"{reason} {resource} {commit[:12]}", found)
-        return found()[-1]
+        self.until(f"{reason} {resource} {commit[:12]}", lambda: next(found(), None))
+        return next(found())
 
     def until_applied(self, commit: str) -> None:
         self.until_event("Converged", commit=commit)
@@ -99,10 +116,9 @@ class Daemon:
         return found
 
     def uid(self, address: str) -> str | None:
-        if not self.host.state.database.exists():
-            return None
-        with closing(open_reader(self.host.state)) as reader:
-            entry = reader.ledger(0.0).managed.get(address)  # type: ignore[call-overload]
+        reader = self._open()
+        managed = {} if reader is None else reader.ledger(0.0).managed
+        entry = managed.get(ResourceAddress(address))
         return None if entry is None else str(entry.uid)
 
     def end_vm(self, address: str, phase: VmPhase = VmPhase.DEAD) -> None:
@@ -121,5 +137,6 @@ def watching(host: Host, *words: str) -> Iterator[Daemon]:
         yield daemon
         assert "Traceback" not in host.log(), host.log()
     finally:
+        daemon.close()
         if daemon.process is not None and daemon.process.poll() is None:
             daemon.stop()

@@ -25,7 +25,7 @@ def picture(
     host: World, managed: Mapping[ResourceAddress, Managed], *, without: frozenset[str]
 ) -> dict[str, Any]:
     """Without the uids and taps in ``without``: they belong to others."""
-    names, zones = _names(managed)
+    names, zones = names_of(managed)
     addresses = {entry.uid: entry.address for entry in managed.values()}
     vms = {
         addresses.get(uid, uid): (
@@ -58,7 +58,10 @@ def picture(
     }  # fmt: skip
 
 
-def _names(managed: Mapping[ResourceAddress, Managed]) -> tuple[dict[str, str], dict[str, str]]:
+def names_of(
+    managed: Mapping[ResourceAddress, Managed],
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(what interfaces hold, zones) to the name of what it identifies."""
     names: dict[str, str] = {}
     zones: dict[str, str] = {}
     for address, entry in managed.items():

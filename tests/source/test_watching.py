@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.source.git import GitSource
 from reconciler.source.watching import changes
+from tests.source.repositories import Repo
 
 PATIENCE_S = 10.0
 
@@ -75,6 +77,17 @@ async def test_saves_wake(tmp_path: Path) -> None:
         await watch.wakes_on(writer(tmp_path / "a.yaml"))
         (tmp_path / "sub").mkdir()
         await watch.wakes_on(writer(tmp_path / "sub" / "b.yaml"))
+
+
+@pytest.mark.parametrize("inside", ["", "specs"])
+async def test_commits_wake(tmp_path: Path, inside: str) -> None:
+    """What a source of commits watches is its .git, which watchers like to pass over."""
+    repo = Repo(tmp_path / "repo")
+    repo.commit("acme")
+    place = GitSource(str(repo.top / inside), cache=tmp_path / "cache").watched
+    assert place is not None
+    async with watched(place) as watch:
+        await watch.wakes_on(lambda turn: repo.commit(f"acme-{turn}"))
 
 
 async def test_a_file_that_editors_replace_at_every_save(tmp_path: Path) -> None:
