@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("look", "What runs, and how it is."),
     "get": ("look", "List resources of a kind."),
     "drift": ("drift", "What differs from what is on record."),
+    "reach": ("reach", "Who may open traffic to whom."),
+    "verify": ("reach", "Send packets as if from the VMs: does the kernel do so?"),
     "describe": ("look", "Everything about one resource."),
     "events": ("look", "What happened."),
     "history": ("history", "The runs of this host."),

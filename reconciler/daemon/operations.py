@@ -17,13 +17,15 @@ from reconciler.daemon.confirming import Confirming
 from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.replies import Arguments, Emit, address, addresses, limit, progress, reply
 from reconciler.daemon.wire import Reply
-from reconciler.errors import MetaldError, RefusedError
+from reconciler.errors import EXIT_DONE, EXIT_FAILED, MetaldError, RefusedError
 from reconciler.execution.confirming import Asked, rejection_of
 from reconciler.execution.engine import Engine, Request, Terms
+from reconciler.execution.host import host_addresses, probe
 from reconciler.execution.observation import recorded
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.records import Event
 from reconciler.execution.state.store import Store
+from reconciler.execution.verification import Wanted, verify
 from reconciler.model.addresses import EVERYTHING, ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Ledger, Managed
@@ -70,6 +72,7 @@ class Operations:
             "confirm": self.confirm,
             "undo": self.undo,
             "refresh": self.refresh,
+            "verify": self.verify,
             "hold": self.hold,
             "unhold": self.unhold,
         }
@@ -194,6 +197,15 @@ class Operations:
         now = await self.engine.refresh()
         moved = what_moved((before, ledger), (now, ledger)) if before else ()
         return Reply({"format": REFRESH_FORMAT, "first": before is None, "moved": list(moved)})
+
+    async def verify(self, arguments: Arguments, _: Emit) -> Reply:
+        """``from``, ``to``, ``limit``, ``seed``: hold what the kernel does against the record."""
+        wanted = Wanted(
+            arguments.get("from"), arguments.get("to"), arguments["limit"], arguments.get("seed")
+        )
+        document = await verify(self.engine.survey, probe, host_addresses(), wanted)
+        disagreed = document["summary"]["disagrees"]
+        return Reply(document, EXIT_FAILED if disagreed else EXIT_DONE)
 
     async def hold(self, arguments: Arguments, _: Emit) -> Reply:
         """``address`` (none: everything), ``owner``, ``reason``, ``seconds``: leave it alone."""

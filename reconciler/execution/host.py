@@ -13,6 +13,7 @@ from reconciler.execution.world import World
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
 from reconciler.network.kernel import KernelNetwork
+from reconciler.network.probing import host_addresses, probe
 from reconciler.network.tun import open_tap, reattach_tap
 from reconciler.paths import RunPaths, StatePaths
 
@@ -25,3 +26,6 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
         return await observe_all(run, drivers)
 
     return World(KernelNetwork(), drivers, observe_vms, ImageStore(state).look_at)
+
+
+__all__ = ["host_addresses", "open_world", "probe"]

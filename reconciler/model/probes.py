@@ -15,6 +15,9 @@ FLOW_LABEL = 0x6D7D1
 # Octets behind the start of the transport header: a secret of the run, then the packet's number.
 TOKEN_OFFSET, TOKEN_BYTES, NUMBER_BYTES = 20, 8, 4
 
+# Packets of one run; the sets that note them hold 65,535. The usual bound takes some seconds.
+PROBES_AT_MOST, PROBES_USUALLY = 60_000, 4_096
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Station:

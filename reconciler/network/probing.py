@@ -15,13 +15,15 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import IPv6Address
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from reconciler import commands, resources
 from reconciler.errors import MetaldError, RefusedError, UnknownStateError
 from reconciler.model.firewall import FAMILY, TABLE, VERIFY_TABLE
-from reconciler.model.probes import TOKEN_BYTES, Shot, Sightings
+from reconciler.model.probes import TOKEN_BYTES, Shot, Sightings, Station
 from reconciler.network.packets import frame
 from reconciler.network.tun import sender
 
@@ -34,6 +36,7 @@ _BATCH = 256
 _TRIES, _WAIT_S, _PAUSE_S = 3, 1.0, 0.02
 # Above what Linux guests use for their own connections (net.ipv4.ip_local_port_range).
 _FIRST_PORT, _LAST_PORT = 61001, 65535
+_GLOBAL_SCOPE, _HOST_ADDRESSES = "00", 4
 _FORGET = f"table {FAMILY} {VERIFY_TABLE}\ndelete table {FAMILY} {VERIFY_TABLE}\n"
 
 
@@ -86,7 +89,7 @@ class _Run:
 
     def _send(self, shots: Sequence[Shot]) -> None:
         """Blocking; every VM's descriptor is held for its own packets only."""
-        for source, own in groupby(shots, key=lambda shot: shot.source):
+        for source, own in groupby(sorted(shots, key=_by_source), key=_by_source):
             packets = list(own)
             try:
                 with sender(source.pid, source.tap) as send:
@@ -114,6 +117,20 @@ class _Run:
             injected=dict(self._injected),
             guarded=self._guarded,
         )
+
+
+def _by_source(shot: Shot) -> Station:
+    return shot.source
+
+
+def host_addresses() -> list[str]:
+    """Addresses of the host itself in this namespace that others could know (global scope); the
+    first few, in order.
+    """
+    text = Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii")
+    rows = (line.split() for line in text.splitlines())
+    found = {bytes.fromhex(row[0]) for row in rows if row[3] == _GLOBAL_SCOPE}
+    return [str(IPv6Address(packed)) for packed in sorted(found)][:_HOST_ADDRESSES]
 
 
 @asynccontextmanager

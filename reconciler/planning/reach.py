@@ -6,10 +6,12 @@ Pure; from the same rules that the kernel's entries are made from (``planning.po
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
+from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_of
 from reconciler.planning.policy import (
     WHOLE,
@@ -21,6 +23,7 @@ from reconciler.planning.policy import (
     ranges_by_pair,
 )
 
+REACH_FORMAT = "metald.reach/v1"
 Turn = Literal["reachable", "unreachable"]
 
 
@@ -55,6 +58,60 @@ class ReachChange:
     entry: Allowed
     change: Turn
     witness: Witness | str
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who is meant by an address on the command line: networks, and one VM of them or all."""
+
+    networks: frozenset[ResourceAddress]
+    vm: ResourceAddress | None = None
+
+    def includes(self, network: ResourceAddress, vm: ResourceAddress) -> bool:
+        """This VM's interface in this network is meant."""
+        return network in self.networks and self.vm in {None, vm}
+
+
+def party(text: str, specs: Specs) -> Party:
+    """A network, all of a tenant's, or those that a VM is in.
+
+    Raises MetaldError for an address that is not among ``specs``, naming the nearest that is.
+    """
+    known = sorted(a for a in specs if kind_of(a) in {"tenant", "network", "vm"})
+    address = ResourceAddress(text)
+    if address not in known:
+        near = get_close_matches(text, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see metald get network"
+        raise MetaldError("no such network, tenant or VM is known", subject=text, hint=hint)
+    if kind_of(address) == "vm":
+        interfaces = specs[address].get("interfaces") or ()
+        networks = (network_address(tenant_of(address), e["network"]) for e in interfaces)
+        return Party(frozenset(networks), address)
+    owned = (a for a in specs if kind_of(a) == "network" and tenant_of(a) == tenant_of(address))
+    return Party(frozenset(owned if kind_of(address) == "tenant" else (address,)))
+
+
+def reach_matrix(specs: Specs, source: str | None, target: str | None) -> dict[str, Any]:
+    """Format metald.reach/v1: who may open traffic to whom; what is not listed may not.
+
+    Raises MetaldError for addresses that are not known.
+    """
+    ends = [None if text is None else party(text, specs) for text in (source, target)]
+    found = [
+        entry
+        for entry in reach(specs)
+        if all(
+            end is None or network in end.networks
+            for end, network in zip(ends, (entry.source, entry.target), strict=True)
+        )
+    ]
+    return {
+        "format": REACH_FORMAT,
+        "from": source,
+        "to": target,
+        "networks": sum(1 for address in specs if kind_of(address) == "network"),
+        "reachable": [allowed_document(entry) for entry in found],
+    }
 
 
 def reach(specs: Specs) -> tuple[Allowed, ...]:
@@ -161,12 +218,3 @@ def witness_document(packet: Witness) -> dict[str, Any]:
         "protocol": packet.protocol,
         "port": packet.port,
     }
-
-
-def cells(specs: Specs) -> Iterator[tuple[ResourceAddress, ResourceAddress]]:
-    """Every ordered pair of networks that both have VMs: what `verify` tries."""
-    ends = ends_by_network(specs)
-    networks = sorted(network for network in ends if network in specs)
-    for source in networks:
-        for target in networks:
-            yield source, target

@@ -23,6 +23,8 @@ REGISTRY: Registry[Any] = Registry().with_resources(
 LOOKS = {
     ("status",): "status",
     ("drift",): "drift",
+    ("reach",): "reach",
+    ("verify",): "verify",
     ("get", "tenant"): "list",
     ("get", "network"): "list",
     ("get", "vm"): "list",
