@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_isolation_and_spoofing_from_inside_the_guests(host: Host) -> None:
     assert host.counters()["drop_tenant"] >= 2
     assert not host.guest(WEB_1, "ping6 -c1 -W2 fe80::1%eth0"), "the host must not answer"
     assert host.counters()["drop_host"] >= 1
+
+    # What verify sends, no busy guest notices.
+    busy: list[bool] = []
+    ping = f"ping6 -c 5 -W 9 {address[WEB_2]} | grep -q ' 0% packet loss'"
+    traffic = threading.Thread(target=lambda: busy.append(host.guest(WEB_1, ping)))
+    traffic.start()
+    while traffic.is_alive():
+        assert host.json("verify")["summary"]["disagrees"] == 0
+    assert busy == [True]
 
     # A second address that nobody gave it: cut off when used, its own one still works.
     stolen = address[WEB_1].rsplit(":", 1)[0] + ":beef"

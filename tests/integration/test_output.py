@@ -66,6 +66,7 @@ def test_every_document_of_what_changes_matches_its_schema(host: Host, metald: S
     host.write("fleet.yaml", fleet(vms=one))
     check("plan", metald.json("plan", specs))
     check("validation", metald.json("validate", specs))
+    check("reach", metald.json("reach", "--specs", specs))
     check("apply", metald.json("apply", specs, "--yes"))
     for expected in (False, False):
         refreshed = metald.json("plan", specs, "--refresh-only")
