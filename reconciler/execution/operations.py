@@ -190,6 +190,10 @@ async def _stop(context: Context, operation: StopVm) -> None:
     if driver is None:
         raise BugError(f"no driver named {operation.hypervisor}", subject=operation.uid)
     if operation.verdict == "deleted":
+        if operation.uid in context.ledger.vms:
+            # Declared again before it is forgotten, it is one that is not started: no crash.
+            store = context.store
+            store.record_vms([replace(_record(context, operation.uid), intent="stopped")])
         await driver.stop(operation.uid, graceful=operation.graceful)
         return
     # Stopped to be started again: cut short in between, it is one that is not started yet.

@@ -174,3 +174,14 @@ def test_a_new_vm_waits_for_a_new_network_that_is_only_reported_on() -> None:
     made = world.apply(fleet(vm("a"), network_was={"reconcile": "report"}))
     assert {change.resource for change in made.reported} == {"network/acme/front", A}
     assert not [step for step in made.steps if step.resource == A]
+
+
+def test_a_vm_that_is_declared_again_in_the_middle_of_its_deletion_starts_again() -> None:
+    world = World()
+    wanted = fleet(vm("a", spec={"restart": "never"}))
+    world.apply(wanted)
+    world.carry_out(world.plan(fleet()), steps=1)
+    assert not world.vms
+    made = world.apply(wanted)
+    assert not [entry for entry in made.recoveries if entry.verdict == "failed"]
+    assert world.vms

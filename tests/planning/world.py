@@ -241,6 +241,8 @@ class World:
                 self.taps[interface.tap] = replace(self.taps[interface.tap], attached=False)
         if verdict in {"stopped", "completed", "failed"}:
             self._verdict(uid, verdict, reason)
+        if verdict == "deleted" and uid in self.records:
+            self.records[uid] = replace(self.records[uid], intent="stopped")
 
     def _verdict(self, uid: str, verdict: Any, reason: str) -> None:
         record = self.records.get(uid, VmRecord(uid, "started", self.boot_id, 0.0, 0, 0))

@@ -241,4 +241,4 @@ class Specs:
         """Change a VM's spec, so that one that ended for good starts again."""
         for vm in self.of_kind("VM"):
             if vm["metadata"]["tenant"] == tenant and vm["metadata"]["name"] == name:
-                vm["metadata"]["labels"] = {"anew": "yes"}
+                vm["spec"]["vcpus"] = vm["spec"].get("vcpus", 1) + 1
