@@ -9,6 +9,7 @@ from typing import Any
 from reconciler.model.addresses import network_address, vm_address
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
+from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo, plan_document
@@ -48,6 +49,11 @@ def base() -> Iterator[dict[str, Any]]:
     yield document("Tenant", "globex", prefix="fd20:beef::/48", pricePlan="yen")
     yield document("Network", "front", "acme", prefix="fd20:acde:0:1::/64")
     yield document("Network", "lan", "globex", prefix="fd20:beef:0:1::/64")
+
+
+def told(plan: Plan) -> dict[str, Any]:
+    # The id is a digest of all that is planned, also of what no text shows.
+    return plan_document(replace(plan, id="0123456789abcdef"), SOURCE)
 
 
 def every_kind() -> dict[str, Any]:
@@ -94,9 +100,8 @@ def every_kind() -> dict[str, Any]:
     scope = Scope(exclude=frozenset({vm_address("acme", "later"), network_address("x", "y")}))
     plan = world.plan(fleet_of(after), scope)
     reported = tuple(change for change in plan.changes if change.resource == "vm/acme/drifts")
-    return plan_document(
-        replace(plan, reported=reported, warnings=(*plan.warnings, "a word of warning")), SOURCE
-    )
+    warnings = (*plan.warnings, "a word of warning")
+    return told(replace(plan, reported=reported, warnings=warnings))
 
 
 def five_hundred() -> dict[str, Any]:
@@ -125,4 +130,4 @@ def five_hundred() -> dict[str, Any]:
         name = f"vm/t{5 + number % 3}/same-{number // 3}"
         tap = world.tap_of(name)
         world.taps[tap] = replace(world.taps[tap], routes=frozenset())
-    return plan_document(world.plan(fleet_of(list(fleet(after=True)))), SOURCE)
+    return told(world.plan(fleet_of(list(fleet(after=True)))))

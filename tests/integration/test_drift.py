@@ -26,7 +26,7 @@ def test_drift_is_told_without_specs_and_gone_after_an_apply(host: Host) -> None
     host.inside("nft", "flush", "chain", "inet", "metald", "forward_guest")
     before = host.snapshot()
     text = host.run("drift", "--detailed-exitcode", expect=2).stdout
-    assert f"status.taps.{tap}.routes  found none, on record {address}" in text
+    assert f"status.interfaces[lan].routes  found none, on record {address}" in text
     assert "2 drifted; 3 as recorded" in text
     document = host.json("drift")
     check("drift", document)
