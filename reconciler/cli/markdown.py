@@ -74,9 +74,9 @@ def _head(document: Mapping[str, Any]) -> str:
 
 def _sections(document: Mapping[str, Any]) -> Iterator[_Section]:
     yield _Section("", [f"> ⚠ {_escaped(text)}\n" for text in document["warnings"]])
-    yield _table("Reachability", ("", "from", "to", "what"), [
+    yield _table("Reachability", ("", "from", "to", "what", "a packet that shows it"), [
         ("**opens**" if e["change"] == "reachable" else "closes", _escaped(e["from"]),
-         _escaped(e["to"]), _escaped(f"{e['protocol']} {e['ports']}".strip()))
+         _escaped(e["to"]), _escaped(f"{e['protocol']} {e['ports']}".strip()), _witness(e))
         for e in sorted(document["reachability"], key=lambda e: e["change"] != "reachable")
     ])  # fmt: skip
     yield _table("Cost", ("currency", "a month before", "after", "change", "an hour"), [
@@ -115,6 +115,14 @@ def _row(change: Mapping[str, Any]) -> str:
         f"| {_escaped(change['resource'])} | {_escaped(effect)} | "
         f"{_escaped(change['reason'])} | {'<br>'.join(told)} |"
     )
+
+
+def _witness(entry: Mapping[str, Any]) -> str:
+    packet = entry["witness"]
+    if packet is None:
+        return _escaped(f"none: {entry['reason']}")
+    port = f" {packet['port']}" if packet["port"] else ""
+    return _escaped(f"{packet['protocol']}{port}, {packet['fromVm']} to {packet['toVm']}")
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Section:

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.plan import Plan
 
 Specs = Mapping[ResourceAddress, Mapping[str, Any]]
 
 
 def specs_before(plan: Plan) -> Specs:
-    """What was on record when the plan was made, by address."""
-    return {address: entry.spec for address, entry in plan.recorded.items()}
+    """What was on record when the plan was made, by the addresses of afterwards: also where rules
+    name what this plan renames, so that a rename neither opens nor closes anything by itself.
+    """
+    specs = {address: entry.spec for address, entry in plan.recorded.items()}
+    moves = {e.renamed_from: e.address for e in plan.registrations if e.renamed_from}
+    for address in [a for a in specs if moves and kind_of(a) == "network"]:
+        specs[address] = _with_new_peers(specs[address], moves)
+    return specs
+
+
+def _with_new_peers(spec: Mapping[str, Any], moves: Mapping[str, str]) -> Mapping[str, Any]:
+    sides = {"ingress": "from", "egress": "to"}
+    listed = {s: p for s, p in sides.items() if isinstance(spec.get(s), list | tuple)}
+    changed = {
+        side: [{**rule, peer: moves.get(rule[peer], rule[peer])} for rule in spec[side]]
+        for side, peer in listed.items()
+    }
+    return {**spec, **changed}
 
 
 def specs_after(plan: Plan) -> Specs:
