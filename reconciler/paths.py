@@ -37,7 +37,7 @@ class StatePaths:
 
     @property
     def sources(self) -> Path:
-        """Repositories specs are read from, and checked-out commits of them: a cache."""
+        """A cache: repositories specs are read from, commits checked out of them, parsed specs."""
         return self.root / "sources"
 
 

@@ -5,6 +5,7 @@ From a repository only committed content counts. Blocking: the daemon reads in a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from reconciler.planning.render import SourceInfo
 from reconciler.source.fallback import load_last_good, load_with_fallback
 from reconciler.source.git import GitSource, is_remote, is_repository
 from reconciler.source.gitcall import without_password
+from reconciler.source.kept import KeptDocuments
 from reconciler.source.tree import Cache, Loaded, load, root_of
 
 GIT_DEADLINE_S = 60.0
@@ -73,13 +75,14 @@ class Tree:
 class Source:
     """One location as one process reads it, from one thread at a time.
 
-    ``cache``: where repositories are kept. Files that stay the same are parsed once.
+    ``cache``: where repositories are kept, and what files parsed to. Files that stay the same
+    are parsed once, by whichever process.
     """
 
     def __init__(self, location: Location, cache: Path) -> None:
         self.location = location
         self._git = _git_source(location, cache)
-        self._parsed = Cache()
+        self._parsed = Cache(_kept_documents(location, cache))
 
     @property
     def is_git(self) -> bool:
@@ -138,6 +141,12 @@ class Source:
             return problems
         within = str(root_of(root))
         return tuple(entry.named_within(within) for entry in problems)
+
+
+def _kept_documents(location: Location, cache: Path) -> KeptDocuments:
+    """Beside the repositories; not before anything was ever applied here."""
+    name = hashlib.blake2b(location.name.encode(), digest_size=16).hexdigest()
+    return KeptDocuments(cache / "parsed" / name, within=cache.parent)
 
 
 def _git_source(location: Location, cache: Path) -> GitSource | None:

@@ -7,7 +7,7 @@ as in the exports of two commits. Called by ``tree``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,7 @@ from reconciler import collector
 from reconciler.errors import Problem
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import AnyDocument
+from reconciler.source.kept import KeptDocuments
 from reconciler.source.parse import ParseError, RawDocument, decode, parse
 from reconciler.source.validation import told_address, validated
 
@@ -52,11 +53,15 @@ def read_content(raw: bytes) -> Content:
         text = decode(raw)
     except ParseError as error:
         return Content(problems=(_problem(error),), hides=True)
+    return _validated(text, parse(text))
+
+
+def _validated(text: str, entries: Iterable[RawDocument | ParseError]) -> Content:
     documents: list[Placed] = []
     problems: list[Problem] = []
     told: set[ResourceAddress] = set()
     hides = False
-    for entry in parse(text):
+    for entry in entries:
         if len(problems) >= MAX_PROBLEMS:
             problems.append(_too_many(entry))
             hides = True
@@ -88,19 +93,36 @@ def _too_many(entry: RawDocument | ParseError) -> Problem:
 class Contents:
     """Parsed contents that one caller keeps from load to load; what a load did not need goes.
 
-    For one thread at a time.
+    For one thread at a time. ``on_disk``: keeps them for other processes too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_disk: KeptDocuments | None = None) -> None:
+        self._on_disk = on_disk
         self._kept: dict[bytes, Content] = {}
         self._used: dict[bytes, Content] = {}
 
     def content(self, raw: bytes) -> Content:
         """As ``read_content``."""
         key = hashlib.blake2b(raw, digest_size=32).digest()
-        found = self._used.get(key) or self._kept.get(key) or read_content(raw)
+        found = self._used.get(key) or self._kept.get(key) or self._read(key, raw)
         self._used[key] = found
         return found
+
+    def _read(self, key: bytes, raw: bytes) -> Content:
+        if self._on_disk is None:
+            return read_content(raw)
+        parsed = self._on_disk.get(key)
+        if parsed is not None:
+            return _validated(decode(raw), parsed)
+        try:
+            text = decode(raw)
+        except ParseError:
+            return read_content(raw)
+        documents: list[RawDocument] = []
+        content = _validated(text, _noting(parse(text), documents))
+        if not content.problems:
+            self._on_disk.put(key, documents)
+        return content
 
     def __len__(self) -> int:
         """Number of contents kept."""
@@ -112,8 +134,20 @@ class Contents:
         try:
             with collector.paused():
                 yield
+            if self._on_disk is not None and self._used.keys() != self._kept.keys():
+                self._on_disk.keep_only(self._used)
         finally:
             self._kept, self._used = self._used, {}
+
+
+def _noting(
+    entries: Iterable[RawDocument | ParseError], documents: list[RawDocument]
+) -> Iterator[RawDocument | ParseError]:
+    """The entries, the documents among them noted as they pass."""
+    for entry in entries:
+        if isinstance(entry, RawDocument):
+            documents.append(entry)
+        yield entry
 
 
 def named(problems: tuple[Problem, ...], file: str) -> tuple[Problem, ...]:

@@ -17,6 +17,7 @@ from reconciler.model.specs import AnyDocument, Image
 from reconciler.planning.checks import check
 from reconciler.planning.findings import Finding
 from reconciler.source.content import Content, Contents, named
+from reconciler.source.kept import KeptDocuments
 from reconciler.source.positions import locate
 from reconciler.source.validation import dotted_path
 from reconciler.source.walk import spec_files
@@ -125,8 +126,8 @@ class Combined:
 class Cache(Contents):
     """Parsed files that one caller keeps from load to load, and the tree they made last."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, on_disk: KeptDocuments | None = None) -> None:
+        super().__init__(on_disk)
         self._files: dict[Path, SourceFile] = {}
         self._whole: tuple[list[SourceFile], Combined] | None = None
 
