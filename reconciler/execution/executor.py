@@ -1,22 +1,27 @@
 """Carries out the steps of a plan in dependency order, each journalled.
 
-Steps that are ready at the same time and touch the network go out as one transaction per
-kind; VM work runs side by side up to ``parallelism``. A failed step stops only what depends
-on it. Asked to stop, it finishes what runs and starts nothing more.
+Steps that touch the network go out together, one group per kind at a time: what becomes ready
+meanwhile makes up the next one, so that a thousand VMs ending one by one are not a thousand
+transactions. VM work runs side by side up to ``parallelism``. A failed step stops only what
+depends on it. Asked to stop, it finishes what runs and starts nothing more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from reconciler.errors import MetaldError, TransientError
 from reconciler.execution.graph import Graph
 from reconciler.execution.operations import (
+    ALONE,
+    VM_WORK,
     Context,
     Failures,
+    announce,
     batch_key,
     deadline_s,
     is_vm_work,
@@ -56,53 +61,66 @@ class Executor:
     on_progress: OnProgress
     parallelism: int
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _vm_slots: int = 0
     _failed: dict[str, MetaldError] = field(default_factory=dict)
     _skipped: dict[str, None] = field(default_factory=dict)
 
     async def run(self, steps: Sequence[Step]) -> RunResult:
         """Carry out all steps. Cancelling lets running steps finish their current await."""
-        graph = Graph(steps)
-        self._vm_slots = self.parallelism
+        graph = Graph(steps, batch_key)
         tasks: dict[asyncio.Task[Failures], list[Step]] = {}
+        ended: list[tuple[list[Step], Failures]] = []
         try:
             while True:
-                for group in self._ready_groups(graph):
+                for group in self._turn(graph, ended, tuple(tasks.values())):
                     tasks[asyncio.create_task(self._perform(group))] = group
                 if not tasks:
                     break
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in [task for task in tasks if task in done]:
-                    self._settle(graph, tasks.pop(task), task.result())
+                ended = [(tasks.pop(task), task.result()) for task in list(tasks) if task in done]
         finally:
             await _cancel(tasks)
         for key in graph.left():
             self._skipped.setdefault(key)
         return RunResult(self._failed, tuple(self._skipped))
 
-    def _ready_groups(self, graph: Graph) -> list[list[Step]]:
-        """Take what may begin now, grouped, journalled as started."""
-        if self.stop.is_set():
+    def _turn(
+        self,
+        graph: Graph,
+        ended: Sequence[tuple[list[Step], Failures]],
+        running: Sequence[list[Step]],
+    ) -> list[list[Step]]:
+        """Journal what ended and what begins now in one transaction; returns what begins."""
+        if not ended and not graph.lanes():
             return []
-        groups: dict[str, list[Step]] = {}
-        for step in graph.take(wanted=self._has_room):
-            groups.setdefault(batch_key(step), []).append(step)
-        if groups:
-            keys = [step.key for group in groups.values() for step in group]
-            self.context.store.steps_started(self.run_id, keys)
-        return list(groups.values())
+        store, told = self.context.store, list[StepProgress]()
+        with store.grouped():
+            for group, failures in ended:
+                self._journal(group, failures)
+                told += self._settle(graph, group, failures)
+            groups = [] if self.stop.is_set() else list(self._ready_groups(graph, running))
+            begun = [step for group in groups for step in group]
+            if begun:
+                store.steps_started(self.run_id, [step.key for step in begun])
+                announce(self.context, begun)
+        for progress in (*told, *(StepProgress(step, "started") for step in begun)):
+            self.on_progress(progress)
+        return groups
 
-    def _has_room(self, step: Step) -> bool:
-        """Network steps always go; VM work takes a slot, given back when it ends."""
-        if not is_vm_work(step):
-            return True
-        if not self._vm_slots:
-            return False
-        self._vm_slots -= 1
-        return True
+    def _ready_groups(self, graph: Graph, running: Sequence[list[Step]]) -> Iterator[list[Step]]:
+        """Take what may begin now: all of a kind that goes out together, unless some of it is
+        under way; VM work as far as there is room; each of the rest by itself.
+        """
+        busy = {batch_key(group[0]) for group in running}
+        room = self.parallelism - sum(is_vm_work(group[0]) for group in running)
+        for lane in graph.lanes():
+            if lane == VM_WORK:
+                yield from ([step] for step in graph.take(lane, room))
+            elif lane == ALONE:
+                yield from ([step] for step in graph.take(lane, sys.maxsize))
+            elif lane not in busy:
+                yield graph.take(lane, sys.maxsize)
 
     async def _perform(self, group: list[Step]) -> Failures:
-        self._report(group, "started")
         allowed_s = deadline_s(group)
         try:
             async with asyncio.timeout(allowed_s):
@@ -113,32 +131,28 @@ class Executor:
             )
             return {step.key: error for step in group}
 
-    def _settle(self, graph: Graph, group: list[Step], failures: Failures) -> None:
-        self._vm_slots += is_vm_work(group[0])
-        done = [step for step in group if step.key not in failures]
+    def _journal(self, group: Sequence[Step], failures: Failures) -> None:
+        done = [step.key for step in group if step.key not in failures]
         if done:
-            self.context.store.steps_done(self.run_id, [step.key for step in done])
+            self.context.store.steps_done(self.run_id, done)
         if failures:
             texts = {key: str(error) for key, error in failures.items()}
             self.context.store.steps_failed(self.run_id, texts)
-            self._failed.update(failures)
-        self._report(done, "done")
-        for step in done:
-            graph.done(step.key)
-        for step in group:
-            if step.key in failures:
-                self.on_progress(StepProgress(step, "failed", str(failures[step.key])))
-                self._skip_followers(graph, step.key)
 
-    def _skip_followers(self, graph: Graph, failed: str) -> None:
-        """Give up, transitively, on whatever waits for a failed step."""
-        for step, cause in graph.lose(failed):
-            self._skipped[step.key] = None
-            self.on_progress(StepProgress(step, "skipped", f"waits for {cause}, which failed"))
-
-    def _report(self, group: Sequence[Step], state: StepState) -> None:
+    def _settle(
+        self, graph: Graph, group: Sequence[Step], failures: Failures
+    ) -> Iterator[StepProgress]:
+        """What ended lets others begin, or takes along, transitively, what waits for it."""
+        self._failed.update(failures)
         for step in group:
-            self.on_progress(StepProgress(step, state))
+            if step.key not in failures:
+                graph.done(step.key)
+                yield StepProgress(step, "done")
+                continue
+            yield StepProgress(step, "failed", str(failures[step.key]))
+            for lost, cause in graph.lose(step.key):
+                self._skipped[lost.key] = None
+                yield StepProgress(lost, "skipped", f"waits for {cause}, which failed")
 
 
 async def _cancel(tasks: dict[asyncio.Task[Failures], list[Step]]) -> None:

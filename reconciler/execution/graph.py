@@ -11,30 +11,39 @@ from reconciler.model.plan import Step
 class Graph:
     """Steps that wait for each other; each leaves it once: taken, or lost.
 
-    Every operation costs as much as the edges it touches, so that ten thousand steps are no
-    more trouble than ten.
+    Steps that are ready queue up by lane. Every operation costs as much as the edges it
+    touches, so that ten thousand steps are no more trouble than ten.
     """
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[Step], lane_of: Callable[[Step], str]) -> None:
         self._steps = {step.key: step for step in steps}
         self._waits_for = {step.key: len(step.after) for step in steps}
         self._followers: dict[str, list[str]] = {}
         for step in steps:
             for before in step.after:
                 self._followers.setdefault(before, []).append(step.key)
-        self._ready = deque(key for key, count in self._waits_for.items() if count == 0)
+        self._lane_of = lane_of
+        self._ready: dict[str, deque[str]] = {}
+        for key, count in self._waits_for.items():
+            if count == 0:
+                self._queue(key)
 
-    def take(self, *, wanted: Callable[[Step], bool]) -> Iterator[Step]:
-        """Take ready steps in order, those that are ``wanted`` at their turn."""
-        kept: deque[str] = deque()
-        while self._ready:
-            key = self._ready.popleft()
-            if wanted(self._steps[key]):
-                del self._waits_for[key]
-                yield self._steps[key]
-            else:
-                kept.append(key)
-        self._ready = kept
+    def _queue(self, key: str) -> None:
+        self._ready.setdefault(self._lane_of(self._steps[key]), deque()).append(key)
+
+    def lanes(self) -> tuple[str, ...]:
+        """Lanes that steps are ready in, the first one to be used first."""
+        return tuple(self._ready)
+
+    def take(self, lane: str, most: int) -> list[Step]:
+        """Take ready steps of a lane in order, at most so many."""
+        queue = self._ready[lane]
+        keys = [queue.popleft() for _ in range(min(most, len(queue)))]
+        if not queue:
+            del self._ready[lane]
+        for key in keys:
+            del self._waits_for[key]
+        return [self._steps[key] for key in keys]
 
     def done(self, key: str) -> None:
         """A taken step is done: its followers wait for one less."""
@@ -43,7 +52,7 @@ class Graph:
                 continue
             self._waits_for[follower] -= 1
             if self._waits_for[follower] == 0:
-                self._ready.append(follower)
+                self._queue(follower)
 
     def lose(self, key: str) -> Iterator[tuple[Step, str]]:
         """A taken step failed: everything that waits for it goes, each with what it waited for."""

@@ -35,6 +35,7 @@ from reconciler.model.plan import (
 Failures = Mapping[str, MetaldError]
 _BATCHED: tuple[type[Operation], ...] = (ChangeElements, RaiseTap, RemoveTap, Retire)
 NO_FAILURES: Failures = {}
+VM_WORK, ALONE = "VM work", "alone"
 VM_DEADLINE_S = 180.0
 STEP_DEADLINE_S = 60.0
 
@@ -55,9 +56,10 @@ class Context:
 
 
 def batch_key(step: Step) -> str:
-    """Steps with the same key run as one group; others run alone."""
-    operation = step.operation
-    return type(operation).__name__ if isinstance(operation, _BATCHED) else step.key
+    """How a step is grouped: ``VM_WORK`` and ``ALONE`` go by themselves, others by kind."""
+    if is_vm_work(step):
+        return VM_WORK
+    return type(step.operation).__name__ if isinstance(step.operation, _BATCHED) else ALONE
 
 
 def is_vm_work(step: Step) -> bool:
@@ -151,8 +153,8 @@ async def _single(context: Context, operation: Operation) -> None:
             store.forget_firewall()
         case AttachTap(launch, tap):
             await world.drivers[launch.hypervisor].reattach(launch.uid, tap)
-        case StartVm():
-            await _start(context, operation)
+        case StartVm(launch, power):
+            await world.drivers[launch.hypervisor].start(launch, power=power)
         case StopVm():
             await _stop(context, operation)
         case SetPower(uid, hypervisor, power):
@@ -170,19 +172,23 @@ def _record(context: Context, uid: str) -> VmRecord:
     return replace(known, generation=context.generations.get(uid, known.generation))
 
 
-async def _start(context: Context, operation: StartVm) -> None:
+def announce(context: Context, steps: Sequence[Step]) -> None:
+    """Put on record, before they begin, what must be known of steps that are cut short."""
+    starts = [step.operation for step in steps if isinstance(step.operation, StartVm)]
     # On record before exec: a VM that dies right after must count as having been started.
-    launch = operation.launch
-    started = replace(
-        _record(context, launch.uid),
+    if starts:
+        context.store.record_vms([_started(context, operation) for operation in starts])
+
+
+def _started(context: Context, operation: StartVm) -> VmRecord:
+    return replace(
+        _record(context, operation.launch.uid),
         intent="started",
         boot_id=context.boot_id,
         last_start_s=context.ledger.now_s,
         restarts=operation.restarts,
         reason="",
     )
-    context.store.record_vms([started])
-    await context.world.drivers[launch.hypervisor].start(launch, power=operation.power)
 
 
 async def _stop(context: Context, operation: StopVm) -> None:

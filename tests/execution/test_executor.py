@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from reconciler.hypervisors.driver import Capabilities
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState, Unknown, VmState
-from reconciler.model.plan import ChangeElements, Plan, RaiseTap, Step
+from reconciler.model.plan import ChangeElements, Plan, RaiseTap, SetSysctls, Step
 from reconciler.model.resolved import LaunchSpec, Port
 from reconciler.paths import StatePaths
 from reconciler.planning.render import SourceInfo
@@ -123,6 +123,39 @@ async def test_ready_network_steps_become_one_transaction_per_kind(store: Sqlite
     done = [entry.step.key for entry in progress if entry.state == "done"]
     assert len(done) == 100
     assert {record.status for record in store.steps(1)} == {"done"}
+
+
+async def test_what_becomes_ready_meanwhile_makes_up_the_next_transaction(
+    store: SqliteStore,
+) -> None:
+    """As when VMs end one by one, each with elements to remove."""
+    written = 0
+    all_written = asyncio.Event()
+
+    class Slow(Recording):
+        async def write_sysctls(self, values: Sequence[tuple[str, str]]) -> None:
+            nonlocal written
+            written += 1
+            if written == 5:
+                all_written.set()
+
+        async def change_elements(
+            self, add: frozenset[Element], remove: frozenset[Element]
+        ) -> None:
+            await super().change_elements(add, remove)
+            await all_written.wait()
+
+    network, progress = Slow(), list[StepProgress]()
+    first = steps(1)[0]
+    one_by_one = [Step(f"alone-{number}", VM, SetSysctls(())) for number in range(5)]
+    after = [
+        replace(steps(9)[2 * number], key=f"after-{number}", after=(f"alone-{number}",))
+        for number in range(5)
+    ]
+    todo = (first, *one_by_one, *after)
+    result = await executor(store, network, todo, progress).run(todo)
+    assert not result.failed and not result.skipped
+    assert network.calls == [("elements", 1), ("elements", 5)]
 
 
 async def test_a_failed_step_stops_only_what_waits_for_it(store: SqliteStore) -> None:
