@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,7 @@ def read(paths: VmPaths) -> LaunchRecord | None:
     Raises UnknownStateError when it cannot be read or understood.
     """
     try:
-        data: dict[str, Any] = json.loads(paths.launch.read_text(encoding="utf-8"))
-        launch = LaunchSpec.from_json(data["launch"])
-        return LaunchRecord(launch, str(data["boot_id"]), str(data["note"]))
+        return _parsed(paths.launch.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not paths.root.exists():
             return None
@@ -87,6 +86,14 @@ def read(paths: VmPaths) -> LaunchRecord | None:
         raise UnknownStateError(
             f"the launch record cannot be used: {error!r}", subject=str(paths.launch)
         ) from error
+
+
+# A record does not change while its VM lives, and every pass reads it again.
+@lru_cache(maxsize=1 << 14)
+def _parsed(text: str) -> LaunchRecord:
+    data: dict[str, Any] = json.loads(text)
+    launch = LaunchSpec.from_json(data["launch"])
+    return LaunchRecord(launch, str(data["boot_id"]), str(data["note"]))
 
 
 def uids(run: RunPaths) -> tuple[str, ...]:

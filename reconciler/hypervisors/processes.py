@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import functools
 import json
 import os
 import signal
@@ -175,8 +176,9 @@ def _freed_soon(lock: Path, *, ending: bool) -> bool:
     return True
 
 
+@functools.cache
 def read_boot_id() -> str:
-    """This boot of this host."""
+    """This boot of this host, which no process outlives."""
     return BOOT_ID_FILE.read_text(encoding="ascii").strip()
 
 

@@ -18,11 +18,11 @@ from typing import Any
 from reconciler import commands, resources
 from reconciler.errors import MetaldError, UnknownStateError
 from reconciler.model.firewall import ALLOW, FAMILY, TABLE, TABLES, Element
-from reconciler.model.observed import FirewallState
 
 _LISTED = frozenset({0, 1})
 _VOLATILE = frozenset({"handle", "elem", "packets", "bytes"})
 _CONTAINERS = frozenset({"set", "map"})
+_MOVING = frozenset({"dynamic", "timeout"})
 # What a verification leaves for a while (`network.probing`): nobody's fact, and gone by itself.
 _PASSING = frozenset({"probes", "stopped"})
 # Key parts per container, and whether a value follows: what an element of ours looks like.
@@ -39,11 +39,15 @@ _SHAPES: Mapping[str, tuple[int, bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What nft says of our table; ``digest`` None when there is none."""
+    """What nft says of our table; ``digest`` None when there is none.
+
+    ``settled``: only a transaction changes these elements, no packet and no clock.
+    """
 
     digest: str | None
     elements: frozenset[Element]
     counters: Mapping[str, int]
+    settled: bool = True
 
 
 @lru_cache(maxsize=1)
@@ -88,6 +92,7 @@ def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
     stable: list[Any] = []
     elements: set[Element] = set()
     counters: dict[str, int] = {}
+    settled = True
     for entry in entries:
         kind, body = next(iter(entry.items()))
         if kind == "metainfo":
@@ -97,9 +102,10 @@ def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
             counters[body["name"]] = body["packets"]
         if kind in _CONTAINERS and body["name"] not in _PASSING:
             elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
+            settled = settled and not _MOVING.intersection(body.get("flags", ()))
     text = json.dumps(stable, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return Listing(digest, frozenset(elements), counters)
+    return Listing(digest, frozenset(elements), counters, settled)
 
 
 def _without_volatile(value: Any) -> Any:
@@ -133,19 +139,13 @@ def _part(part: Any) -> str:
     return str(part)
 
 
-def as_state(listing: Listing) -> FirewallState:
-    """The listing as planning sees it."""
-    return FirewallState(template_digest(), listing.digest, listing.elements)
+async def load(elements: frozenset[Element]) -> None:
+    """Replace the table by the template with these elements, in one transaction.
 
-
-async def load() -> tuple[str, str]:
-    """Replace the table by the template, keeping its elements, in one transaction.
-
-    Returns the template's digest and the listing's, read right after. Raises MetaldError;
-    the table is then as it was.
+    Those of a shape that is not ours are left out. Raises MetaldError; the table is then as
+    it was.
     """
-    before = await list_table()
-    kept = [element for element in before.elements if _has_our_shape(element)]
+    kept = [element for element in elements if _has_our_shape(element)]
     script = "\n".join(
         [
             f"table {FAMILY} {TABLE}",
@@ -155,10 +155,6 @@ async def load() -> tuple[str, str]:
         ]
     )
     await _nft("-f", "-", script=script)
-    after = await list_table()
-    if after.digest is None:
-        raise MetaldError("our table is gone right after it was loaded", subject=TABLE)
-    return template_digest(), after.digest
 
 
 def _has_our_shape(element: Element) -> bool:
@@ -172,20 +168,35 @@ async def remove() -> None:
     await _nft("-f", "-", script="".join(gone))
 
 
-async def change_elements(add: frozenset[Element], remove: frozenset[Element]) -> None:
-    """Add and remove elements in one transaction; those already so are left alone.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One transaction for nft, empty when there is nothing to do, and the elements after it."""
+
+    script: str
+    after: frozenset[Element]
+
+
+def change_of(
+    add: frozenset[Element], remove: frozenset[Element], elements: frozenset[Element]
+) -> Change:
+    """What makes of ``elements`` those wanted; those already so are left alone.
 
     A map's key that has another value is replaced by an addition and left alone by a removal.
-    Raises MetaldError; nothing changed then.
     """
-    present = {(entry.container, entry.key): entry for entry in (await list_table()).elements}
+    named = {(entry.container, entry.key) for entry in (*add, *remove)}
+    present = {key: entry for entry in elements if (key := (entry.container, entry.key)) in named}
     new = [entry for entry in add if present.get((entry.container, entry.key)) != entry]
     # As they are now, each once: nft refuses to delete a key twice in one transaction.
     old = {entry for entry in remove if present.get((entry.container, entry.key)) == entry}
     old |= {present[key] for entry in new if (key := (entry.container, entry.key)) in present}
     script = "\n".join([*_element_commands("delete", old), *_element_commands("add", new)])
-    if script:
-        await _nft("-f", "-", script=script)
+    return Change(script, (elements - old) | frozenset(new))
+
+
+async def carry_out(change: Change) -> None:
+    """Run the transaction. Raises MetaldError; nothing changed then."""
+    if change.script:
+        await _nft("-f", "-", script=change.script)
 
 
 def _element_commands(verb: str, elements: Iterable[Element]) -> list[str]:

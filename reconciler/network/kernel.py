@@ -13,21 +13,27 @@ from reconciler.errors import MetaldError
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
-from reconciler.network import firewall, removal, sysctls, taps
+from reconciler.network import removal, sysctls, taps
 from reconciler.network.rtnl import Rtnl
+from reconciler.network.rules import Rules
 from reconciler.network.tables import Tables, read_tables
 
 
 class KernelNetwork:
-    """Stateless: every call looks at the kernel as it is."""
+    """Every call looks at the kernel as it is; what the kernel says is unchanged is not read
+    again.
+    """
+
+    def __init__(self) -> None:
+        self._rules = Rules()
 
     async def observe(self) -> NetworkState:
         """Links, addresses, routes, neighbours, sysctls and our table.
 
         Raises UnknownStateError when any of them cannot be read.
         """
-        listing, (dumped, uplinks) = await asyncio.gather(
-            firewall.list_table(), asyncio.to_thread(_read)
+        rules, (dumped, uplinks) = await asyncio.gather(
+            self._rules.observe(), asyncio.to_thread(_read)
         )
         wanted = sysctls.wanted(uplinks)
         values = {key: sysctls.read(key) for key in wanted}
@@ -38,20 +44,20 @@ class KernelNetwork:
             sysctls=values,
             wanted_sysctls=wanted,
             learned_uplinks=uplinks,
-            firewall=firewall.as_state(listing),
+            firewall=rules,
         )
 
     async def load_firewall(self) -> tuple[str, str]:
         """Load our rules atomically, elements kept; (template digest, listing digest)."""
-        return await firewall.load()
+        return await self._rules.load()
 
     async def remove_firewall(self) -> None:
         """Delete our table; fine when it is gone."""
-        await firewall.remove()
+        await self._rules.remove()
 
     async def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
         """Change firewall elements in one transaction."""
-        await firewall.change_elements(add, remove)
+        await self._rules.change(add, remove)
 
     async def raise_taps(self, ports: Sequence[Port]) -> Mapping[str, MetaldError]:
         """Bring ports about; failures by tap name."""

@@ -22,6 +22,7 @@ from reconciler.network.messages import Acknowledgement, InterruptedDumpError
 _SOL_NETLINK: Final = 270
 _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK, _NETLINK_CAP_ACK = 11, 12, 10
 _SO_RCVBUFFORCE: Final = 33
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # as an enumeration it costs more than the system call
 # Room for every acknowledgement of one send, which the kernel queues before send returns:
 # below a kilobyte each, bookkeeping included.
 _RECEIVE_BYTES: Final = 1 << 20
@@ -102,7 +103,7 @@ class Rtnl:
     def _datagrams(self) -> Iterator[bytes]:
         while True:
             size, _, flags, sender = self._socket.recvmsg_into([self._buffer])
-            if flags & socket.MSG_TRUNC:
+            if flags & _MSG_TRUNC:
                 raise UnknownStateError("a netlink datagram was cut short")
             if sender[0] != 0:
                 continue  # not from the kernel

@@ -16,7 +16,7 @@ from reconciler.errors import MetaldError, TransientError, UnknownStateError
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.tables import Link, Route, read_routes
 
-ROOT = Path("/proc/sys")
+ROOT = "/proc/sys"
 FORWARDING = "net.ipv6.conf.all.forwarding"
 # Shared by all network namespaces, or visible in the first one only: reported, not refused.
 HOST_SCOPE: Mapping[str, int] = {
@@ -28,19 +28,19 @@ HOST_SCOPE: Mapping[str, int] = {
 _INET6 = ("accept_ra", "accept_redirects", "accept_source_route", "addr_gen_mode", "proxy_ndp")
 
 
-def _path(key: str) -> Path:
+def _path(key: str) -> str:
     # A link's name may hold dots (VLANs: eth0.5); it is the fourth word of its key.
     if key.startswith(("net.ipv6.conf.", "net.ipv4.conf.")):
         family, rest = key[:13], key[14:]
         link, _, setting = rest.rpartition(".")
-        return ROOT / family.replace(".", "/") / link / setting
-    return ROOT / key.replace(".", "/")
+        return f"{ROOT}/{family.replace('.', '/')}/{link}/{setting}"
+    return f"{ROOT}/{key.replace('.', '/')}"
 
 
 def read(key: str) -> str:
     """The value as text. Raises UnknownStateError when it cannot be read."""
     try:
-        return _path(key).read_text(encoding="ascii").strip()
+        return Path(_path(key)).read_text(encoding="ascii").strip()
     except OSError as error:
         raise UnknownStateError(f"cannot be read: {error.strerror}", subject=key) from error
 
@@ -78,6 +78,14 @@ def write_link_sysctls(link: str, wanted: Mapping[str, int], found: Mapping[str,
     for setting, value in wanted.items():
         if found.get(setting) != value:
             _put(link_key(link, setting), str(value))
+
+
+def of_new_links(wanted: Mapping[str, int]) -> dict[str, int]:
+    """What the kernel gives a link that is made now, of the settings wanted.
+
+    Raises UnknownStateError. Nothing here writes these: they are the whole namespace's.
+    """
+    return {setting: int(read(link_key("default", setting))) for setting in wanted}
 
 
 def learned_uplinks(

@@ -12,6 +12,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from reconciler.errors import UnknownStateError
@@ -51,6 +52,7 @@ RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST, _RTPROT_RA, _RTM_F_CLONED = 1, 9, 0x200
 NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT: Final = 0x80
+_KNOWN: Final = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ def _head(layout: struct.Struct, body: bytes, family: int | None = AF_INET6) -> 
     return fields
 
 
+# What did not change since the last look is the same bytes: most of a pass that finds nothing.
+@lru_cache(maxsize=_KNOWN)
 def parse_link(body: bytes) -> Link:
     """RTM_NEWLINK."""
     _, _, index, flags, _ = _head(LINK_HEAD, body, 0)
@@ -223,7 +227,8 @@ def parse_address(body: bytes) -> Address:
     return Address(index, address, length, bool(flags & _IFA_F_TENTATIVE))
 
 
-def parse_routes(body: bytes) -> Iterator[Route]:
+@lru_cache(maxsize=_KNOWN)
+def parse_routes(body: bytes) -> tuple[Route, ...]:
     """RTM_NEWROUTE: an entry per next hop, for the kernel folds equal routes into one; none
     for what is not a unicast route of the main table.
     """
@@ -231,16 +236,15 @@ def parse_routes(body: bytes) -> Iterator[Route]:
     found = attributes(body, ROUTE_HEAD.size)
     table = _number(_U32, found[RTA_TABLE]) if RTA_TABLE in found else table
     if table != RT_TABLE_MAIN or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
-        return
+        return ()
     destination = _ipv6(_needed(found, RTA_DST, "route")) if length else ""
     if _RTA_MULTIPATH in found:
         indexes = list(_next_hops(found[_RTA_MULTIPATH]))
     elif _RTA_NH_ID in found and RTA_OIF not in found:
-        return  # by a next hop object alone (sysctl nexthop_compat_mode=0): never ours
+        return ()  # by a next hop object alone (sysctl nexthop_compat_mode=0): never ours
     else:
         indexes = [_number(_U32, _needed(found, RTA_OIF, "route"))]
-    for index in indexes:
-        yield Route(index, destination, length, proto == _RTPROT_RA)
+    return tuple(Route(index, destination, length, proto == _RTPROT_RA) for index in indexes)
 
 
 def _next_hops(raw: bytes) -> Iterator[int]:

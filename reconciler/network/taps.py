@@ -17,7 +17,7 @@ from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
 from reconciler.network import changes
 from reconciler.network.netlink import Netlink
 from reconciler.network.rtnl import Change, Rtnl
-from reconciler.network.sysctls import write_link_sysctls
+from reconciler.network.sysctls import of_new_links, write_link_sysctls
 from reconciler.network.tables import Address, Link, Neighbour, Route, Tables, read_tables
 from reconciler.network.tun import create_tap
 
@@ -69,6 +69,14 @@ def _has_only_gateway(addresses: Sequence[Address]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """Per-link sysctls: what every tap must have, and what a new link has by itself."""
+
+    wanted: Mapping[str, int]
+    of_new: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What there is of one port."""
 
@@ -78,19 +86,19 @@ class _Found:
     neighbours: Sequence[Neighbour] = ()
 
 
-def raise_tap(rtnl: Rtnl, tables: Tables, port: Port, sysctls: Mapping[str, int]) -> None:
+def raise_tap(rtnl: Rtnl, tables: Tables, port: Port, settings: Settings) -> None:
     """Create or complete one port. Raises MetaldError; running it again completes it."""
-    found = _found(tables, port.tap)
+    found = _found(tables, port.tap, settings.of_new)
     link = found.link
     _take_off_surplus(found, port)
-    rtnl.require(*_shaping(link, port, sysctls), *_gateway(found))
-    rest = {key: value for key, value in sysctls.items() if key not in changes.BY_NETLINK}
+    rtnl.require(*_shaping(link, port, settings.wanted), *_gateway(found))
+    rest = {k: value for k, value in settings.wanted.items() if k not in changes.BY_NETLINK}
     write_link_sysctls(port.tap, rest, link.settings)
     up = () if link.up else (changes.set_up(link.index),)
     rtnl.require(*up, *_entries(found, port))
 
 
-def _found(tables: Tables, name: str) -> _Found:
+def _found(tables: Tables, name: str, of_new: Mapping[str, int]) -> _Found:
     """What the dump says of a port; a link that is not there is made, and holds nothing."""
     link = tables.links.get(name)
     if link is None:
@@ -99,7 +107,7 @@ def _found(tables: Tables, name: str) -> _Found:
             index = socket.if_nametoindex(name)
         except OSError as error:
             raise TransientError("the tap is gone right after it was made", subject=name) from error
-        return _Found(Link(index, name, "", "", "tun", False, False, 0, 0, {}))
+        return _Found(Link(index, name, "", "", "tun", False, False, 0, 0, of_new))
     if not may_be_ours(link):
         raise RefusedError(
             "a link of this name exists and is not ours",
@@ -179,9 +187,10 @@ def raise_all(ports: Sequence[Port], sysctls: Mapping[str, int]) -> Failures:
     failures: Failures = {}
     with Rtnl() as rtnl:
         tables = read_tables(rtnl)
+        settings = Settings(sysctls, of_new_links(sysctls))
         for port in ports:
             try:
-                raise_tap(rtnl, tables, port, sysctls)
+                raise_tap(rtnl, tables, port, settings)
             except MetaldError as error:
                 failures[port.tap] = error
     return failures

@@ -18,8 +18,9 @@ from reconciler.planning.prints import fingerprint
 from reconciler.planning.render import SourceInfo
 
 RUNS_KEPT: Final = 1000
-# How many runs back the estimates of downtime look: enough to average, few enough to be cheap.
+# How far back the estimates of downtime look: enough to average, few enough to be cheap.
 RUNS_MEASURED: Final = 20
+STEPS_MEASURED: Final = 100
 
 _RUN = (
     "SELECT id, plan_id, fingerprint, source, commit_id, started_at_s, ended_at_s, outcome,"
@@ -146,17 +147,21 @@ def changes(
 
 
 def durations(db: sqlite3.Connection) -> dict[tuple[str, str], float]:
-    """Mean seconds of the starts and stops of the last runs, by (operation, hypervisor)."""
-    rows = db.execute(
-        "SELECT operation, coalesce(json_extract(arguments, '$.launch.hypervisor'),"
-        "  json_extract(arguments, '$.hypervisor'), '') AS hypervisor,"
-        "  avg(ended_at_s - started_at_s)"
-        " FROM steps WHERE run > (SELECT coalesce(max(id), 0) FROM runs) - ?"
-        " AND operation IN ('StartVm', 'StopVm') AND status = 'done'"
-        " AND ended_at_s >= started_at_s GROUP BY operation, hypervisor",
-        (RUNS_MEASURED,),
-    )
-    return {(operation, hypervisor): seconds for operation, hypervisor, seconds in rows}
+    """Mean seconds of the last starts and stops, by (operation, hypervisor)."""
+    found: dict[tuple[str, str], float] = {}
+    for operation in ("StartVm", "StopVm"):
+        rows = db.execute(
+            "SELECT coalesce(json_extract(arguments, '$.launch.hypervisor'),"
+            "  json_extract(arguments, '$.hypervisor'), '') AS hypervisor, avg(seconds)"
+            " FROM (SELECT arguments, ended_at_s - started_at_s AS seconds FROM steps"
+            "  WHERE run > (SELECT coalesce(max(id), 0) FROM runs) - ?"
+            "  AND operation = ? AND status = 'done' AND ended_at_s >= started_at_s"
+            "  ORDER BY run DESC, key DESC LIMIT ?)"
+            " GROUP BY hypervisor",
+            (RUNS_MEASURED, operation, STEPS_MEASURED),
+        )
+        found.update(((operation, hypervisor), seconds) for hypervisor, seconds in rows)
+    return found
 
 
 def unfinished(db: sqlite3.Connection) -> tuple[Run, ...]:
