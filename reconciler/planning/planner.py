@@ -6,15 +6,16 @@ whoever wants to look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from reconciler.errors import RefusedError
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
 from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
-from reconciler.model.plan import Change, Plan, Retire
+from reconciler.model.plan import Change, Plan, Registration, Retire
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning import reasons
 from reconciler.planning.aim import Aim, aim_of
@@ -239,9 +240,25 @@ def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: Ai
         return resource not in skipped and not aim.is_held(resource) and inputs.selected(resource)
 
     draft.registrations = [r for r in resolution.registrations if wanted(r.address)]
+    draft.registrations += _followers(inputs, {entry.address for entry in draft.registrations})
     draft.allocations = [a for a in resolution.allocations if wanted(a.resource)]
     if not inputs.defer_deletes:
         draft.releases = [a for a in resolution.releases if wanted(a.resource)]
+
+
+def _followers(inputs: Inputs, decided: AbstractSet[ResourceAddress]) -> Iterator[Registration]:
+    """What this plan leaves alone, or ends, under the new name of its tenant: nothing but its name
+    changes, and nothing is on record under a tenant that is not.
+    """
+    for address, old in inputs.renames.items():
+        entry = inputs.ledger.managed.get(address)
+        follows = (
+            tenant_of(old) != tenant_of(address) and tenant_address(tenant_of(address)) in decided
+        )
+        if follows and entry is not None and address not in decided:
+            yield Registration(
+                address, entry.uid, entry.incarnation, entry.spec, entry.spec_hash, old
+            )
 
 
 def _keep_unfinished(draft: Draft, waiting: tuple[Retry, ...]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress, tenant_of
+from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.specs import AnyDocument
@@ -68,7 +68,7 @@ def renames_of(
 ) -> tuple[Mapping[ResourceAddress, ResourceAddress], tuple[Finding, ...]]:
     """New address to old one, for what is still on record under the old one.
 
-    A tenant's rename takes along all that belongs to it and is declared under its new name.
+    A tenant's rename takes along all that belongs to it, declared or not.
     """
     moves: dict[ResourceAddress, ResourceAddress] = {}
     findings: list[Finding] = []
@@ -90,25 +90,36 @@ def renames_of(
             findings.append(Finding(address, _PATH, message, hint))
             continue
         moves[address] = old
+    moves.update(list(_left_behind(tenants, ledger, moves)))
     return moves, tuple(findings)
 
 
-def _renamed_tenants(fleet: Fleet, ledger: Ledger) -> Mapping[str, str | None]:
-    """New name to old one. Also of a tenant that has its new name: what could not be touched
-    then is on record under the old one still.
-    """
-    found = {
+def _renamed_tenants(fleet: Fleet, ledger: Ledger) -> Mapping[str, str]:
+    """New name to old one, where that is the one on record."""
+    return {
         tenant.metadata.name: tenant.metadata.renamed_from
         for tenant in fleet.tenants.values()
         if tenant.metadata.renamed_from
+        and tenant.address not in ledger.managed
+        and tenant_address(tenant.metadata.renamed_from) in ledger.managed
     }
-    on_record = {tenant_of(address) for address in ledger.managed} if found else set()
-    return {new: old for new, old in found.items() if old in on_record}
 
 
-def _under_old_tenant(
-    address: ResourceAddress, tenants: Mapping[str, str | None]
-) -> ResourceAddress:
+def _left_behind(
+    tenants: Mapping[str, str], ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]
+) -> Iterator[tuple[ResourceAddress, ResourceAddress]]:
+    """What a renamed tenant has on record and declares no more: it goes by the new name."""
+    new_of = {old: new for new, old in tenants.items()}
+    moving = set(moves.values())
+    for address in ledger.managed if tenants else ():
+        parts = address.split("/")
+        if parts[0] != "tenant" and tenant_of(address) in new_of and address not in moving:
+            there = ResourceAddress("/".join([parts[0], new_of[parts[1]], *parts[2:]]))
+            if there not in moves and there not in ledger.managed:
+                yield there, address
+
+
+def _under_old_tenant(address: ResourceAddress, tenants: Mapping[str, str]) -> ResourceAddress:
     old = tenants.get(tenant_of(address))
     parts = address.split("/")
     if old is None or parts[0] == "tenant":

@@ -32,7 +32,7 @@ from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
 from reconciler.planning.renames import renamed, renames_of
 from reconciler.planning.resolve_vms import resolve_vms
-from reconciler.planning.resolving import Work, recorded_metadata
+from reconciler.planning.resolving import Work, recorded_metadata, undeclared
 
 TENANT_PREFIX_LENGTH = 48
 NETWORK_PREFIX_LENGTH = 64
@@ -140,8 +140,10 @@ def _pool(work: Work) -> IPv6Network:
 
 def _network(work: Work, network: Network) -> None:
     address = network.address
-    within = work.prefixes.get(tenant_address(network.metadata.tenant))
+    tenant = tenant_address(network.metadata.tenant)
+    within = work.prefixes.get(tenant)
     if within is None:
+        undeclared(work, (address, tenant, ("metadata", "tenant")), work.fleet.tenants)
         return
     uid, _ = work.identity(address)
     prefix = _prefix(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))

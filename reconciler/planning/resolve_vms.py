@@ -10,7 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from reconciler.model import identity
-from reconciler.model.addresses import ResourceAddress, interface_owner, network_address
+from reconciler.model.addresses import (
+    ResourceAddress,
+    interface_owner,
+    network_address,
+    tenant_address,
+)
 from reconciler.model.ip6 import address_number
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import ImageFacts
@@ -28,7 +33,7 @@ from reconciler.planning.findings import Finding
 from reconciler.planning.images import boot_files
 from reconciler.planning.memo import Ground, Memo, Resolved
 from reconciler.planning.recorded import recorded_interface_uid
-from reconciler.planning.resolving import Work, recorded_metadata
+from reconciler.planning.resolving import Work, recorded_metadata, undeclared
 
 
 def resolve_vms(work: Work, memo: Memo) -> list[ResourceAddress]:
@@ -72,6 +77,10 @@ def _ground(work: Work) -> Ground:
 
 def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
     uid, incarnation = work.identity(address)
+    tenant = tenant_address(vm.metadata.tenant)
+    if tenant not in work.prefixes:
+        undeclared(work, (address, tenant, ("metadata", "tenant")), work.fleet.tenants)
+        return None
     boot: BootFiles | None = None
     if vm.spec.boot is not None:
         found = boot_files(vm.spec.boot, work.images)
@@ -142,10 +151,8 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
     interface = vm.spec.interfaces[index]
     network = network_address(vm.metadata.tenant, interface.network)
     if network not in work.prefixes:
-        if network not in work.fleet.networks:
-            path = ("spec", "interfaces", index, "network")
-            message = f"{network} is not declared"
-            work.findings.append(Finding(address, path, message, "declare it, or correct the name"))
+        path = ("spec", "interfaces", index, "network")
+        undeclared(work, (address, network, path), work.fleet.networks)
         return None
     uid = recorded_interface_uid(work.ledger, address, network, work.zones)
     if uid is None:

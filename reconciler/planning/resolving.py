@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from typing import Any
@@ -17,7 +17,7 @@ from reconciler.model.resolved import ResolvedRecord, ResolvedVm
 from reconciler.model.specs import AnyDocument
 from reconciler.planning.canonical import digest_plain
 from reconciler.planning.claims import Claims
-from reconciler.planning.findings import Finding
+from reconciler.planning.findings import Finding, PathPart
 
 
 @dataclass(slots=True)
@@ -70,3 +70,17 @@ def recorded_metadata(document: AnyDocument) -> dict[str, Any]:
     if metadata.reconcile != "correct":
         found |= metadata.model_dump(mode="json", by_alias=True, include={"reconcile"})
     return found
+
+
+def undeclared(
+    work: Work,
+    reference: tuple[ResourceAddress, ResourceAddress, tuple[PathPart, ...]],
+    declared: Container[ResourceAddress],
+) -> None:
+    """Note a resource, what it refers to and by which field, unless that is declared: then a
+    finding of its own says why it cannot be had.
+    """
+    subject, target, path = reference
+    if target not in declared:
+        hint = "declare it, or correct the name"
+        work.findings.append(Finding(subject, path, f"{target} is not declared", hint))

@@ -185,3 +185,21 @@ def test_a_vm_that_is_declared_again_in_the_middle_of_its_deletion_starts_again(
     made = world.apply(wanted)
     assert not [entry for entry in made.recoveries if entry.verdict == "failed"]
     assert world.vms
+
+
+def test_all_that_a_tenant_has_on_record_goes_by_its_new_name_at_once() -> None:
+    world = World()
+    world.apply(fleet(vm("a"), vm("b"), vm("c")))
+    hold(world, B)
+    unseen = world.uid_of("vm/acme/c")
+    world.vms[unseen] = Unknown("its socket does not answer")
+    moved = fleet(
+        vm("a", tenant="gamma"), vm("b", tenant="gamma", spec={"vcpus": 4}),
+        tenant="gamma", tenant_was={"renamedFrom": "acme"},
+    )  # fmt: skip
+    world.apply(moved)
+    assert {address.split("/")[1] for address in world.managed} == {"gamma"}
+    assert list(world.holds) == ["vm/gamma/b"], "the hold goes with it"
+    assert world.managed[ResourceAddress("vm/gamma/b")].spec["vcpus"] == 1
+    back = undo_of(remember(world.ledger()), world.ledger())
+    assert not disruptions(world.plan(back, BY_HAND))

@@ -137,6 +137,9 @@ class World:
             for key, allocation in self.allocations.items():
                 if allocation.resource == before:
                     self.allocations[key] = allocation._replace(resource=entry.address)
+            for part in (self.holds, self.retries):
+                if ResourceAddress(before) in part:
+                    part[entry.address] = part.pop(ResourceAddress(before))  # type: ignore[assignment]
         self.managed = kept
         for entry in chosen.registrations:
             old = self.managed.get(entry.address)

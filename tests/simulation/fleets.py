@@ -25,6 +25,7 @@ class Specs:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
+        self.made = 0
         self.documents: list[Document] = [
             self._document("Tenant", {"name": "acme"}, {"prefix": "fd20:acde::/48"}),
             self._document("Tenant", {"name": "beta"}, {}),
@@ -62,7 +63,7 @@ class Specs:
             self._change_vm, self._add_network, self._remove_network, self._change_rules,
             self._rename_vm, self._rename_network, self._rename_tenant, self._move_address,
             self._move_address, self._move_address,
-            self._relabel,
+            self._relabel, self._set_mode,
         )  # fmt: skip
         for _ in range(20):
             before = copy.deepcopy(self.documents)
@@ -115,7 +116,9 @@ class Specs:
             "interfaces": self._interfaces(tenant),
             "boot": {"image": "minimal"},
         }
-        self.documents.append(self._document("VM", meta, spec))
+        self.made += 1
+        labels = {"labels": {"id": str(self.made)}}
+        self.documents.append(self._document("VM", meta | labels, spec))
 
     def _remove_vm(self) -> None:
         if (vm := self._any("VM")) is not None:
@@ -142,7 +145,19 @@ class Specs:
 
     def _relabel(self) -> None:
         if (document := self._any(self.rng.choice(("VM", "Network", "Tenant")))) is not None:
-            document["metadata"]["labels"] = {"edit": str(self.rng.randrange(1000))}
+            labels = document["metadata"].setdefault("labels", {})
+            labels["edit"] = str(self.rng.randrange(1000))
+
+    def _set_mode(self) -> None:
+        """Only report on it, or freeze it for a while, or correct it again."""
+        document = self._any(self.rng.choice(("VM", "VM", "Network", "Tenant")))
+        if document is None:
+            return
+        meta = document["metadata"]
+        if meta.pop("reconcile", None) is None:
+            until = {"until": self.rng.choice(("2027-01-17T00:00:00Z", "2999-01-01T00:00:00Z"))}
+            freeze = {"mode": "freeze", "owner": "op", "reason": "looking at it", **until}
+            meta["reconcile"] = self.rng.choice(("report", freeze))
 
     def _add_network(self) -> None:
         tenant = self.rng.choice(self.of_kind("Tenant"))["metadata"]["name"]
@@ -231,6 +246,11 @@ class Specs:
                 other["address"] = self.rng.choice(STATIC)
         elif static:
             static[0]["address"] = self.rng.choice(STATIC)
+
+    def correct_all(self) -> None:
+        """Nothing is only reported on or frozen any more."""
+        for document in self.documents:
+            document["metadata"].pop("reconcile", None)
 
     def forget_renames(self) -> None:
         """The renames are done, or never will be."""

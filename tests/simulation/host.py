@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from reconciler.errors import DriverError
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address
 from reconciler.model.firewall import Element, port_elements
-from reconciler.model.ledger import Ledger, VmRecord
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, TapState, Unknown, VmPhase, VmState
 from reconciler.model.plan import AttachTap
+from reconciler.model.quantities import parse_size
 from reconciler.model.resolved import LaunchSpec, Port, link_alias
+from reconciler.model.specs import Vm
 from tests.planning.world import LISTING, TEMPLATE, World
 from tests.simulation.faults import Faults
 
@@ -65,6 +68,11 @@ class Host(World):
         self.causes: dict[str, set[str]] = {}
         self.changes = 0
         self.starts = 0
+        # What the pass at work was asked for, None when everything is to go.
+        self.wanted: Fleet | None = None
+        self.rebooted: ResourceAddress | None = None
+        self.deferring = False
+        self._interfaces: dict[tuple[str, str], str] = {}
 
     # -- looking --------------------------------------------------------------------------
 
@@ -210,7 +218,41 @@ class Host(World):
         require(uid not in self.strangers.vms, f"law 5: VM {uid} of a stranger is stopped")
         if uid in self.vms:
             self._require_seen(uid, "it is stopped")
+        self._require_reason(uid)
         self.end(uid, "absent")
+
+    def _require_reason(self, uid: str) -> None:
+        """A live guest is not stopped while it is what it is on record to be, and declared."""
+        state = self.vms.get(uid)
+        live = isinstance(state, VmState) and state.phase in LIVE - {VmPhase.HELD}
+        managed = next((m for m in self.on_record().managed.values() if m.uid == uid), None)
+        if not isinstance(state, VmState) or not live or managed is None:
+            return
+        spec, launch = managed.spec, state.launch
+        ports = {(e["tap"], e["mac"], *e["addresses"]) for e in spec["interfaces"]}
+        same = (
+            (spec["hypervisor"], spec["vcpus"], parse_size(spec["memory"]))
+            == (launch.hypervisor, launch.vcpus, launch.memory_bytes)
+            and ports == {(e.tap, e.mac, *e.addresses) for e in launch.interfaces}
+            and spec["power"] != "stopped"
+        )
+        asked = managed.address == self.rebooted or self.declared(managed) is None
+        require(not same or asked, f"{self.name(uid)} is stopped for no reason")
+
+    def declared(self, managed: Managed) -> Vm | None:
+        """The document that a VM on record is declared by, under a name that can be known."""
+        identity = managed.spec["labels"].get("id")
+        for vm in self.wanted.vms.values() if self.wanted else ():
+            if vm.metadata.labels.get("id") == identity:
+                tenant = self.wanted.tenants[tenant_address(vm.metadata.tenant)]  # type: ignore[union-attr]  # iterated above
+                names = {vm.metadata.name, vm.metadata.renamed_from}
+                tenants = {tenant.metadata.name, tenant.metadata.renamed_from}
+                return (
+                    vm
+                    if managed.address in {f"vm/{t}/{n}" for t in tenants for n in names}
+                    else None
+                )
+        return None
 
     def set_power(self, uid: str, power: str) -> None:
         self._changing()
@@ -232,7 +274,10 @@ class Host(World):
     def retiring(self, uid: str) -> None:
         """A resource is about to be forgotten: nothing of it may be left."""
         require(uid not in self.vms, f"law 2: {self.name(uid)} is there, and is forgotten")
+        require(not self.deferring, f"{self.name(uid)} is forgotten before it was confirmed")
         managed = next((m for m in self.on_record().managed.values() if m.uid == uid), None)
+        kept = managed is not None and kind_of(managed.address) == "vm" and self.declared(managed)
+        require(not kept, f"{managed and managed.address} is declared, and is forgotten")
         for entry in managed.spec.get("interfaces", ()) if managed else ():
             require(entry["tap"] not in self.taps, f"law 2: {entry['tap']} stays, forgotten")
             left = sorted(e for e in self.elements if entry["tap"] in e.key)
@@ -338,7 +383,20 @@ class Host(World):
         require(not lost, f"law 2: VMs not on record: {[self.name(uid) for uid in lost]}")
         loose = [t for t in self.taps if ("tap", t) not in ledger.taken and t not in theirs.taps]
         require(not loose, f"law 2: taps not on record: {loose}")
+        self._check_interfaces(ledger)
         kept = all(self.taps.get(name) == state for name, state in theirs.taps.items())
         kept = kept and all(self.vms.get(uid) == state for uid, state in theirs.vms.items())
         kept = kept and theirs.links <= self.foreign and theirs.elements <= self.elements
         require(kept, "law 5: something of a stranger was touched")
+
+    def _check_interfaces(self, ledger: Ledger) -> None:
+        """A VM's interface in a network is the same one for as long as it is there."""
+        now = {
+            (managed.uid, entry["zone"]): entry["mac"]
+            for managed in ledger.managed.values()
+            for entry in managed.spec.get("interfaces", ())
+        }
+        changed = [key for key in now.keys() & self._interfaces.keys()
+                   if now[key] != self._interfaces[key]]  # fmt: skip
+        require(not changed, f"interfaces are others than they were: {changed}")
+        self._interfaces = now

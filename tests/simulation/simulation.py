@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from reconciler.errors import BugError, MetaldError, SpecError
-from reconciler.execution.engine import Engine, Request
+from reconciler.execution.engine import FREELY, Engine, Request, Terms
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.sqlite import SqliteReader, open_reader, open_store
 from reconciler.model.addresses import kind_of
@@ -25,10 +25,10 @@ from reconciler.model.ledger import Hold, Ledger, VmRecord
 from reconciler.model.observed import VmState
 from reconciler.model.plan import Plan
 from reconciler.paths import StatePaths
-from reconciler.planning.guards import UNATTENDED
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo
 from tests.planning.world import World
+from tests.simulation.acting import BY_HAND, Acting
 from tests.simulation.faults import Faults, Killed
 from tests.simulation.fleets import Specs
 from tests.simulation.host import Host, Violation, require
@@ -96,6 +96,7 @@ class Simulation:
         self.reader: SqliteReader = open_reader(self.paths)
         self._record: Ledger | None = None
         self.faults.meanwhile = self.something_ends
+        self.acting = Acting(self)
 
     def now_s(self) -> float:
         return self.began_s + self.loop.time()
@@ -124,30 +125,15 @@ class Simulation:
                 self.faults.trace(f"edit: {self.specs.edit()}")
             while self.rng.random() < 0.4:
                 self.something_happens()
-            self.act()
+            self.acting.act(self.request(self.specs.fleet(), BY_HAND))
             self.host.check()
         self.faults.quiet()
         self.converge()
         self.totals.actions = self.faults.trace.count
         self.totals.starts = self.host.starts
 
-    def act(self) -> None:
-        """One of the ways in which metald is set to work."""
-        request = Request(self.specs.fleet(), SOURCE, Scope(by_hand=True))
-        drawn = self.rng.random()
-        if drawn < 0.45:
-            self.apply_and_look(request)
-        elif drawn < 0.8:
-            daemon = replace(request, scope=Scope(), strict=False, limit=UNATTENDED)
-            self.apply(daemon, "pass of the daemon")
-        elif drawn < 0.86:
-            self.reboot_one()
-        elif drawn < 0.92:
-            self.hold_or_unhold()
-        elif drawn < 0.96:
-            self.only_look(request)
-        else:
-            self.refuse(replace(request, fleet=self.specs.broken()))
+    def request(self, fleet: Fleet, scope: Scope) -> Request:
+        return Request(fleet, SOURCE, scope)
 
     def apply_and_look(self, request: Request) -> None:
         """What is said to be complete must be so, unless something happened meanwhile."""
@@ -177,14 +163,15 @@ class Simulation:
             clock=self.now_s, jitter=self.rng.random,
         )  # fmt: skip
 
-    def apply(self, request: Request, what: str) -> Outcome | None:
+    def apply(self, request: Request, what: str, terms: Terms = FREELY) -> Outcome | None:
         """One call of the engine; None when it failed or died."""
         self.totals.passes += 1
+        self.host.wanted = None if request.scope.destroy else request.fleet
         self.faults.trace(what)
         engine = self.engine()
         self.loop = VirtualLoop()
         try:
-            outcome = run(self.loop, engine.apply(request, on_progress=lambda _: None))
+            outcome = run(self.loop, engine.apply(request, on_progress=lambda _: None, terms=terms))
             how = "complete" if outcome.is_complete else f"left: {outcome.remaining}"
             self.faults.trace(f"{what}: {how}")
             return outcome
@@ -218,6 +205,7 @@ class Simulation:
         if not vms:
             return
         address = self.rng.choice(vms)
+        self.host.rebooted = address
         engine = self.engine()
         self.faults.trace(f"metald reboot {address}")
         self.loop = VirtualLoop()
@@ -232,6 +220,7 @@ class Simulation:
                 raise
             self.revive()
         finally:
+            self.host.rebooted = None
             self._record = None
             self.began_s += self.loop.time() + self.rng.random()
             self.loop = VirtualLoop()
@@ -345,6 +334,7 @@ class Simulation:
         self.faults.trace("-- all goes well from here")
         for address in sorted(self.on_record().holds):
             self.store.remove_hold(address)
+        self.specs.correct_all()
         self.settle()
         self.began_s += 1000
         passes = 0

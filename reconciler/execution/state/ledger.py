@@ -78,6 +78,11 @@ def _rename(db: sqlite3.Connection, moved: Sequence[Registration]) -> None:
         db.execute(
             "UPDATE allocations SET resource = ? WHERE holder = ?", (entry.address, entry.uid)
         )
+        for table, column in (("holds", "address"), ("retries", "resource")):
+            db.execute(
+                f"UPDATE OR REPLACE {table} SET {column} = ? WHERE {column} = ?",  # noqa: S608 - names of ours
+                (entry.address, entry.renamed_from),
+            )
 
 
 def _incarnate(db: sqlite3.Connection, entry: Registration, spec: str, now_s: float) -> None:

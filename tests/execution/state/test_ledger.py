@@ -9,7 +9,8 @@ import pytest
 from reconciler.errors import BugError
 from reconciler.execution.state.records import Generations
 from reconciler.execution.state.sqlite import SqliteStore, open_store
-from reconciler.model.ledger import Allocation, AllocationKind, Hold, VmRecord
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.ledger import Allocation, AllocationKind, Hold, Retry, VmRecord
 from reconciler.paths import StatePaths
 from tests.execution.state.plans import DB, WEB, begin, plan_of
 
@@ -196,3 +197,13 @@ def test_images_keep_the_latest_digest(store: SqliteStore) -> None:
     store.record_image("minimal", {"kernel": "b"})
     image = store.images()["minimal"]
     assert (image.digest, image.recorded_at_s) == ({"kernel": "b"}, 1000.0)
+
+
+def test_a_hold_and_a_back_off_go_with_a_resource_that_is_renamed(store: SqliteStore) -> None:
+    begin(store, plan_of(WEB))
+    store.add_hold(Hold(WEB.address, "op", "looking at it", 1.0, ""))
+    store.record_retries([Retry(WEB.address, 1, 9.0, "busy", "hash-1")], ())
+    new = ResourceAddress("vm/gamma/web")
+    begin(store, plan_of(replace(WEB, address=new, renamed_from=WEB.address)))
+    ledger = store.ledger(2.0)
+    assert [*ledger.managed] == [*ledger.holds] == [*ledger.retries] == [new]
