@@ -91,7 +91,7 @@ class Stretch:
 def decode(content: bytes) -> str:
     """Text of a file. Raises ParseError for what is too large, no UTF-8 or left unmerged."""
     if len(content) > MAX_FILE_BYTES:
-        message = f"the file has {len(content)} bytes, more than {MAX_FILE_BYTES}"
+        message = f"the file has more than {MAX_FILE_BYTES} bytes"
         raise ParseError(message, 1, 1, "split it into several files")
     try:
         text = content.decode("utf-8-sig")

@@ -19,6 +19,7 @@ from reconciler.planning.findings import Finding
 from reconciler.source.content import Content, Contents, named
 from reconciler.source.kept import KeptDocuments
 from reconciler.source.positions import locate
+from reconciler.source.reading import read_bytes
 from reconciler.source.validation import dotted_path
 from reconciler.source.walk import spec_files
 
@@ -139,6 +140,14 @@ class Cache(Contents):
             known = self._files[path] = SourceFile.of(path, key, content)
         return known
 
+    def unreadable(self, path: Path, key: str, problem: Problem) -> SourceFile:
+        """The file that could not be read; the same object while that goes on."""
+        content = Content(problems=(problem,), hides=True)
+        known = self._files.get(path)
+        if known is None or known.content != content or known.key != key:
+            known = self._files[path] = SourceFile.of(path, key, content)
+        return known
+
     def as_they_are(self, files: list[SourceFile]) -> Combined:
         """As the function of this name; again only when a file differs."""
         last = self._whole
@@ -149,7 +158,7 @@ class Cache(Contents):
 
 
 def load(path: Path, cache: Cache | None = None) -> Loaded:
-    """Load a file or a folder. Raises MetaldError when it is missing, unreadable or empty."""
+    """Load a file or a folder. Raises MetaldError when it is missing or empty."""
     cache = Cache() if cache is None else cache
     with cache.load():
         files = read_files(path, cache)
@@ -157,26 +166,25 @@ def load(path: Path, cache: Cache | None = None) -> Loaded:
 
 
 def read_files(path: Path, cache: Cache) -> list[SourceFile]:
-    """Every file of a tree. Raises MetaldError when one cannot be read, or there is none."""
+    """Every file of a tree; one that cannot be read is wrong, and may declare anything.
+
+    Raises MetaldError when there is none, or a folder cannot be read.
+    """
     root = root_of(path)
-    return [
-        cache.file(file, file.relative_to(root).as_posix(), _bytes(file))
-        for file in spec_files(path)
-    ]
+    return [_read(file, file.relative_to(root).as_posix(), cache) for file in spec_files(path)]
+
+
+def _read(file: Path, key: str, cache: Cache) -> SourceFile:
+    try:
+        raw = read_bytes(file)
+    except MetaldError as error:
+        return cache.unreadable(file, key, Problem("", 1, 1, error.message, hint=error.hint))
+    return cache.file(file, key, raw)
 
 
 def root_of(path: Path) -> Path:
     """The folder that paths inside a tree are relative to."""
     return path.parent if path.is_file() else path
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise MetaldError(
-            f"the file cannot be read: {error.strerror}", subject=str(file), hint="check its mode"
-        ) from error
 
 
 def as_they_are(files: list[SourceFile]) -> Combined:

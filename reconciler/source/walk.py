@@ -23,6 +23,8 @@ def spec_files(path: Path) -> tuple[Path, ...]:
         raise MetaldError("no such file or folder", subject=str(path), hint="correct the path")
     if path.is_file():
         return (path,)
+    if not path.is_dir():
+        raise MetaldError("this is neither a file nor a folder", subject=str(path))
     found = tuple(_files(path, ()))
     if not found:
         raise MetaldError(
@@ -51,7 +53,8 @@ def _files(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     for entry in names:
         if entry in subfolders:
             continue
-        if entry.is_symlink() and not entry.exists():
+        if entry.is_symlink() and not entry.exists() and entry.suffix not in SUFFIXES:
+            # With a suffix it was a file, most likely, and its reader says so; this may be all.
             raise MetaldError("the file cannot be read: the link leads nowhere",
                               subject=str(entry), hint="remove the link")  # fmt: skip
         if entry.suffix in SUFFIXES:

@@ -86,7 +86,7 @@ class History:
         self._number = 0
         self._before: Model | None = None  # of the last commit, when that can be reverted
         self._names: list[str] = []  # VMs given up, to be used again
-        self._broken = False  # by the last commit
+        self._broken = self._was_broken = False  # by this commit, by the one before
         for _ in range(3):
             self._add_tenant()
 
@@ -96,12 +96,12 @@ class History:
     def next(self) -> Commit:
         """One more; of a burst or a merge the last."""
         drawn = self.draw.random()
-        was_broken, self._broken = self._broken, drawn < BAD_SHARE
+        self._was_broken, self._broken = self._broken, drawn < BAD_SHARE
         if self._broken:
             return self._break()
         if drawn < BAD_SHARE + 0.05 and self._before is not None:
             return self._revert()
-        if drawn < BAD_SHARE + 0.10 and len(self.model) > 1 and not was_broken:
+        if drawn < BAD_SHARE + 0.10 and len(self.model) > 1 and not self._was_broken:
             return self._merge()
         if drawn < BAD_SHARE + 0.14:
             for _ in range(self.draw.randint(1, 2)):
@@ -120,7 +120,9 @@ class History:
 
     def _step(self, owner: str) -> Commit:
         """One change inside one tenant."""
-        self._before = copy.deepcopy(self.model)
+        # What repaired a broken file would break it again when reverted.
+        self._before = None if self._was_broken else copy.deepcopy(self.model)
+        self._was_broken = False
         changes: list[Callable[[str, Tenant], str]] = [
             self._add_vm, self._add_vm, self._remove_vm, self._change_vm, self._rename_vm,
             self._move_vm, self._change_rule, self._add_network, self._remove_network,

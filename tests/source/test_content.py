@@ -76,9 +76,9 @@ HUGE = {
 def test_hostile_content_costs_little(shape: str) -> None:
     raw = HUGE[shape].encode()
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.monotonic()
+    begin = time.process_time()
     content = read_content(raw)
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 400 << 10
     assert content.problems or shape in {"many documents", "comments"}
     assert len(content.problems) <= MAX_FINDINGS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -62,12 +64,52 @@ def test_an_empty_tree_is_never_an_empty_fleet(tmp_path: Path) -> None:
         load_with_fallback(tmp_path, {str(tmp_path / "a.yaml"): ACME})
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    write(tmp_path, acme=ACME)
-    (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(MetaldError, match="cannot be read") as caught:
-        load(tmp_path)
-    assert caught.value.subject == str(tmp_path / "gone.yaml")
+def unreadable(folder: Path, kind: str) -> Path:
+    """Something that is named like a spec file and cannot be read as one."""
+    path = folder / f"{kind}.yaml"
+    if kind == "link":
+        path.symlink_to(folder / "nowhere")
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    return path
+
+
+UNREADABLE = ("link", "loop", "pipe", "device", "socket")
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.timeout(20)
+def test_what_cannot_be_read_is_a_problem_of_that_file(tmp_path: Path, kind: str) -> None:
+    write(tmp_path, acme=ACME, globex="kind: Tenent")
+    path = unreadable(tmp_path, kind)
+    with pytest.raises(SpecError) as caught:
+        load(tmp_path).require()
+    files = {problem.file for problem in caught.value.problems}
+    assert files == {str(path), str(tmp_path / "globex.yaml")}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.timeout(20)
+def test_beside_what_cannot_be_read_the_rest_is_applied_and_nothing_goes(
+    tmp_path: Path, kind: str
+) -> None:
+    write(tmp_path, acme=ACME, globex=GLOBEX)
+    good = load(tmp_path).good_texts
+    (tmp_path / "globex.yaml").unlink()
+    unreadable(tmp_path, kind)
+    write(tmp_path, new=GLOBEX.replace("globex", "initech"))
+    found = load_with_fallback(tmp_path, good)
+    assert found.problems
+    assert "tenant/acme" in addresses(found)
+    assert "tenant/initech" in addresses(found)
+    assert "globex" in found.fleet.frozen_tenants
 
 
 def test_a_folder_named_like_a_file_is_walked(tmp_path: Path) -> None:

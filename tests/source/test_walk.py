@@ -43,10 +43,10 @@ def test_a_link_that_leads_back_is_an_error(tmp_path: Path, target: str) -> None
     assert caught.value.subject.startswith(str(link))
 
 
-@pytest.mark.parametrize("name", ["gone", "gone.yaml"])
-def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, name: str) -> None:
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    """It may have led to a folder with anything in it."""
     write(tmp_path, acme=ACME)
-    (tmp_path / name).symlink_to("nowhere")
+    (tmp_path / "gone").symlink_to("nowhere")
     with pytest.raises(MetaldError, match="leads nowhere") as caught:
         load(tmp_path)
-    assert caught.value.subject == str(tmp_path / name)
+    assert caught.value.subject == str(tmp_path / "gone")
