@@ -7,6 +7,7 @@ An operation takes JSON arguments, reports progress as it goes and ends in a `Re
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -203,7 +204,8 @@ class Operations:
         wanted = Wanted(
             arguments.get("from"), arguments.get("to"), arguments["limit"], arguments.get("seed")
         )
-        document = await verify(self.engine.survey, probe, host_addresses(), wanted)
+        send = functools.partial(probe, stopping=self.stop.is_set)
+        document = await verify(self.engine.survey, send, host_addresses(), wanted)
         disagreed = document["summary"]["disagrees"]
         return Reply(document, EXIT_FAILED if disagreed else EXIT_DONE)
 

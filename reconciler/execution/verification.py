@@ -6,6 +6,7 @@ writer's lock all the same: two at once would remove each other's rules. Called 
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ async def verify(
     observed = await survey.world.observe(())
     ground, why = _ground(ledger, observed, host_addresses, wanted)
     seed = secrets.randbits(32) if wanted.seed is None else wanted.seed
-    chosen = choose(ground, limit=wanted.limit, seed=seed)
+    chosen = await asyncio.to_thread(choose, ground, limit=wanted.limit, seed=seed)
     seen = await send([probe.shot for probe in chosen.probes]) if chosen.probes else Sightings()
     return verify_document(ground, chosen, seen, why)
 

@@ -13,7 +13,7 @@ import json
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address
 from itertools import groupby
@@ -40,15 +40,15 @@ _GLOBAL_SCOPE, _HOST_ADDRESSES = "00", 4
 _FORGET = f"table {FAMILY} {VERIFY_TABLE}\ndelete table {FAMILY} {VERIFY_TABLE}\n"
 
 
-async def probe(shots: Sequence[Shot]) -> Sightings:
-    """Send all and tell what became of them. Leaves nothing behind.
+async def probe(shots: Sequence[Shot], stopping: Callable[[], bool] = lambda: False) -> Sightings:
+    """Send all, until told to stop, and tell what became of them. Leaves nothing behind.
 
     Raises RefusedError when the rules loaded here know of no verification, UnknownStateError when
     the kernel cannot be asked.
     """
     token = secrets.token_bytes(TOKEN_BYTES)
     async with _watched(token) as guarded:
-        return await _Run(token, guarded=guarded).all(shots)
+        return await _Run(token, guarded=guarded).all(shots, stopping)
 
 
 class _Run:
@@ -61,12 +61,14 @@ class _Run:
         self._injected: dict[str, tuple[int, int]] = {}
         self._deadline = time.monotonic() + DEADLINE_S
 
-    async def all(self, shots: Sequence[Shot]) -> Sightings:
+    async def all(self, shots: Sequence[Shot], stopping: Callable[[], bool]) -> Sightings:
+        """Batch by batch, within the deadline."""
         for start in range(0, len(shots), _BATCH):
             batch = shots[start : start + _BATCH]
-            if time.monotonic() > self._deadline:
+            if stopping() or time.monotonic() > self._deadline:
                 late = f"there was no time left within {DEADLINE_S:g} s"
-                self._unsent.update(dict.fromkeys((shot.number for shot in batch), late))
+                why = "it was interrupted" if stopping() else late
+                self._unsent.update((shot.number, why) for shot in batch)
                 continue
             await self._settle(batch)
         return await self._look()
@@ -152,7 +154,9 @@ async def _watched(token: bytes) -> AsyncIterator[bool]:
 async def _announce(token: bytes) -> bool:
     """Tell our rules the token; False when there are none. Raises RefusedError for older ones."""
     try:
-        await _nft(f"add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
+        # What a killed run left under the same numbers would be taken for this one's.
+        forget = f"flush set {FAMILY} {TABLE} stopped\n"
+        await _nft(f"{forget}add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
     except commands.CommandError as error:
         tables = await _listed("tables", FAMILY)
         if not any(entry.get("table", {}).get("name") == TABLE for entry in tables):

@@ -7,11 +7,12 @@ the rules has a sample that tells. The same seed chooses the same.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import gcd
+from typing import TypeVar
 
 from reconciler.model.addresses import ResourceAddress, network_address, tenant_of
 from reconciler.model.firewall import ALLOW, Element, zone_class
@@ -26,6 +27,7 @@ from reconciler.planning.recorded import recorded_ports
 
 # What guests are never to reach; stands where a network's address does.
 HOST = ResourceAddress("host")
+_T = TypeVar("_T")
 Pair = tuple[ResourceAddress, ResourceAddress]
 _HEADERS = {"tcp": 6, "udp": 17, "icmpv6": 58}
 _NAMES = {6: "tcp", 17: "udp", 58: "icmpv6"}
@@ -212,9 +214,12 @@ def _within(port: int, spans: Iterable[Span]) -> bool:
     return any(low <= port <= high for low, high in spans)
 
 
+_INSIDE = samples(dict.fromkeys(PROTOCOLS, (WHOLE,)))
+
+
 def choose(ground: Ground, *, limit: int, seed: int) -> Chosen:
-    """The packets to send, at most ``limit``: first from every VM to its own network, then every
-    pair with rules, the host, all other pairs, and at last the same between further VMs.
+    """The packets to send, at most ``limit``: from every VM to its own network, between all pairs
+    with rules, to the host, between all other pairs, and the same between further VMs.
     """
     chooser = _Chooser(ground, seed)
     offered = chooser.all()
@@ -241,20 +246,33 @@ class _Chooser:
         self.count = len(self._sources) * (len(self._targets) + ground.with_host)
 
     def all(self) -> Iterator[Probe]:
-        telling = sorted({*self._ranges, *self._ground.held})
+        """What each kind has to offer in turn, so that a limit cuts all of them."""
         inside = [(network, network) for network in self._sources if network in self._targets]
-        between = [p for p in telling if self._has(p) and p[0] != p[1]]
-        for network, _ in inside:
-            for turn in range(len(self._ground.senders[network])):
-                yield from self._pair((network, network), turn, most=1)
-        for pair in (*inside, *between):
-            yield from self._pair(pair, 0)
-        yield from self._host()
+        between = {p for p in (*self._ranges, *self._ground.held) if self._has(p) and p[0] != p[1]}
         done = {*inside, *between}
-        for pair in self._strided():
-            if pair not in done and pair[0] != pair[1]:
-                yield from self._pair(pair, 0)
-        yield from self._further()
+        ring = ((p, turn) for p in inside for turn in range(len(self._ground.senders[p[0]])))
+        others = (p for p in self._strided() if p not in done and p[0] != p[1])
+        waiting: deque[Iterator[list[Probe]]] = deque(
+            (
+                (self._pair(pair, turn, most=1) for pair, turn in self._turned(ring)),
+                (self._pair(pair, 0) for pair in self._turned((*inside, *sorted(between)))),
+                self._host(),
+                (self._pair(pair, 0) for pair in others),
+                self._further(),
+            )
+        )
+        while waiting:
+            kind = waiting.popleft()
+            found = next(kind, None)
+            if found is not None:
+                yield from found
+                waiting.append(kind)
+
+    def _turned(self, entries: Iterable[_T]) -> Sequence[_T]:
+        """The same ones, begun where the seed says."""
+        listed = list(entries)
+        first = self._seed % max(len(listed), 1)
+        return listed[first:] + listed[:first]
 
     def _has(self, pair: Pair) -> bool:
         return pair[0] in self._ground.senders and pair[1] in self._ground.targets
@@ -272,7 +290,7 @@ class _Chooser:
                 self._targets[index % len(self._targets)],
             )
 
-    def _further(self) -> Iterator[Probe]:
+    def _further(self) -> Iterator[list[Probe]]:
         """One packet of each outcome between the other VMs of all pairs, VM by VM."""
         parts = (*self._ground.senders.values(), *self._ground.targets.values())
         most = max((len(part) for part in parts), default=0)
@@ -280,26 +298,26 @@ class _Chooser:
             for source, target in self._strided():
                 ends = (self._ground.senders[source], self._ground.targets[target])
                 if turn < max(len(end) for end in ends):
-                    yield from self._pair((source, target), turn, most=2)
-            if self._ground.with_host:
-                for source in self._sources:
-                    if turn < len(self._ground.senders[source]):
-                        yield self._to_host(source, turn, GATEWAY, Sample("tcp", 6, 22, False))
+                    yield self._pair((source, target), turn, most=2)
+            for source in self._sources if self._ground.with_host else ():
+                if turn < len(self._ground.senders[source]):
+                    yield [self._to_host(source, turn, GATEWAY, Sample("tcp", 6, 22, False))]
 
-    def _pair(self, pair: Pair, turn: int, most: int | None = None) -> Iterator[Probe]:
+    def _pair(self, pair: Pair, turn: int, most: int | None = None) -> list[Probe]:
         ends = self._ends(pair, turn)
         if ends is None:
             self.untried[pair] = _only_vm(pair, self._ground.targets[pair[1]])
-            return
+            return []
         source, target = ends
         if pair[0] == pair[1]:
-            every: Ranges = dict.fromkeys(PROTOCOLS, (WHOLE,))
-            chosen = samples(every)
+            chosen = _INSIDE
         else:
             chosen = samples(self._ranges.get(pair, {}), self._ground.held.get(pair, ()))
-        for sample in chosen[:most]:
-            shot = Shot(0, source, source.address, target.address, sample.header, sample.port)
-            yield Probe(shot, pair, target, sample)
+        to = target.address
+        shots = (Shot(0, source, source.address, to, s.header, s.port) for s in chosen[:most])
+        return [
+            Probe(shot, pair, target, sample) for shot, sample in zip(shots, chosen, strict=False)
+        ]
 
     def _ends(self, pair: Pair, turn: int) -> tuple[Station, Station] | None:
         """The ``turn``-th sender and target of a pair, of different VMs."""
@@ -313,14 +331,11 @@ class _Chooser:
                     return source, target
         return None
 
-    def _host(self) -> Iterator[Probe]:
-        if not self._ground.with_host:
-            return
+    def _host(self) -> Iterator[list[Probe]]:
         closed = [s for s in samples({}) if s.header not in _OTHERS[:-1]]
-        for source in self._sources:
-            for address in self._ground.host_addresses:
-                for sample in closed:
-                    yield self._to_host(source, 0, address, sample)
+        for source in self._turned(self._sources) if self._ground.with_host else ():
+            addresses = self._ground.host_addresses
+            yield [self._to_host(source, 0, a, sample) for a in addresses for sample in closed]
 
     def _to_host(self, network: ResourceAddress, turn: int, address: str, sample: Sample) -> Probe:
         senders = self._ground.senders[network]

@@ -147,6 +147,33 @@ def test_a_change_by_hand_shows_and_guests_still_see_nothing(
     with_guests(inside, body)
 
 
+HOST = "fd88::1"
+
+
+@pytest.mark.parametrize("way", ["", "insert rule inet metald input accept"])
+def test_addresses_of_the_host_are_known_and_tried(inside: InNamespace, way: str) -> None:
+    async def body(_: Guests) -> None:
+        assert probing.host_addresses() == []
+        ip("-6", "addr", "add", f"{HOST}/128", "dev", "lo", "nodad")
+        assert probing.host_addresses() == [HOST]
+        if way:
+            nft(*way.split())
+        seen = await probing.probe([shot(n, ONE, HOST, n, 22) for n in ALL])
+        assert set(seen.heard if way else seen.stopped) == set(ALL)
+        assert await drops() == {} and not seen.arrived
+
+    with_guests(inside, body)
+
+
+def test_what_was_interrupted_is_unsent(inside: InNamespace) -> None:
+    async def body(_: Guests) -> None:
+        seen = await probing.probe([*three()], lambda: True)
+        assert seen.unsent == dict.fromkeys((1, 2, 3), "it was interrupted")
+        assert lines_of_rules()
+
+    with_guests(inside, body)
+
+
 def test_what_the_host_has_no_way_to_is_told_and_the_guest_hears_no_error(
     inside: InNamespace,
 ) -> None:
@@ -225,6 +252,7 @@ def leave_rules(token: bytes) -> None:
         if table == "metald_verify":
             nft("-f", str(RULES / "verify.nft"))
         nft("add", "element", "inet", table, tokens, f"{{ 0x{token.hex()} timeout 90s }}")
+    nft("add", "element", "inet", "metald", "stopped", "{ 1 . 3 }")
 
 
 def test_a_live_flow_goes_on_and_what_was_killed_is_cleared_away(inside: InNamespace) -> None:
