@@ -113,6 +113,9 @@ def verify_lines(document: Mapping[str, Any], *, most: int | None) -> Iterator[s
         yield click.style(f"warning: {safe(warning)}", fg="yellow")
     summary = document["summary"]
     tried = summary["agrees"] + summary["disagrees"]
+    if not tried:
+        yield "Nothing could be tried: no live VM that can send is on record for it."
+        return
     yield (
         f"{summary['agrees']} of {tried} pairs tried are as on record; "
         f"{summary['packets']} packets from {len(document['senders'])} interfaces."

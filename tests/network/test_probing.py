@@ -190,15 +190,16 @@ def test_what_the_host_has_no_way_to_is_told_and_the_guest_hears_no_error(
 THEIRS = """
 table ip6 theirs {
     chain c {
-        type filter hook forward priority 10; policy drop;
+        type filter hook HOOK; policy drop;
     }
 }
 """
 
 
-def test_another_firewall_that_drops_leaves_no_answer(inside: InNamespace) -> None:
+@pytest.mark.parametrize("hook", ["forward priority 10", "postrouting priority 1000"])
+def test_another_firewall_that_drops_leaves_no_answer(inside: InNamespace, hook: str) -> None:
     async def body(_: Guests) -> None:
-        nft("-f", "-", script=THEIRS)
+        nft("-f", "-", script=THEIRS.replace("HOOK", hook))
         seen = await probed(*three()[:2])
         assert not seen.arrived and seen.stopped == {2: 3} and seen.settled == {2}
 

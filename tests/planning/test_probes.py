@@ -54,6 +54,15 @@ def test_wherever_the_kernel_differs_from_the_rules_a_sample_tells(
     assert all(1 <= s.port <= 65535 for s in chosen if s.protocol == name)
 
 
+def test_ports_right_beside_a_range_are_tried_on_both_sides() -> None:
+    chosen = samples({"tcp": ((80, 80), (8000, 8010)), "udp": ((0, 65535),)})
+    tried = {(s.protocol, s.port, s.allowed) for s in chosen if s.header in {6, 17}}
+    allowed = {("tcp", port, True) for port in (80, 8000, 8010)}
+    refused = {("tcp", port, False) for port in (79, 81, 7999, 8011)}
+    assert tried == allowed | refused | {("udp", 1, True), ("udp", 65535, True)}
+    assert {(s.protocol, s.allowed) for s in chosen[:2]} == {("tcp", True), ("icmpv6", False)}
+
+
 @given(st.sets(st.integers(0, 255), max_size=4), st.booleans())
 def test_entries_for_other_protocols_have_samples_too(headers: set[int], allowed: bool) -> None:
     known = {0, 43, 44, 51, 59, 60, 135, 139, 140, *HEADERS.values()}
