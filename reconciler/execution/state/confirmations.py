@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from reconciler.errors import BugError, RefusedError
+from reconciler.execution.state.journal import RUNS_KEPT
 from reconciler.execution.state.records import Confirmation, Rejection
 
 
@@ -66,6 +67,7 @@ def use_plan_file(db: sqlite3.Connection, token: str, run: int, now_s: float) ->
         raise RefusedError(
             f"this plan was carried out already, by run {used}", hint="make a new plan"
         )
+    db.execute("DELETE FROM plan_files WHERE run <= ?", (run - RUNS_KEPT,))
     db.execute(
         "INSERT INTO plan_files (token, run, used_at_s) VALUES (?, ?, ?)", (token, run, now_s)
     )

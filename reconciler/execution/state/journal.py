@@ -18,9 +18,11 @@ from reconciler.planning.prints import fingerprint
 from reconciler.planning.render import SourceInfo
 
 RUNS_KEPT: Final = 1000
+# Steps of all runs together, about 200 MB; the last runs are kept however many they have.
+STEPS_KEPT: Final = 300_000
+RUNS_KEPT_ANYWAY: Final = 10
 # How far back the estimates of downtime look: enough to average, few enough to be cheap.
 RUNS_MEASURED: Final = 20
-STEPS_MEASURED: Final = 100
 
 _RUN = (
     "SELECT id, plan_id, fingerprint, source, commit_id, started_at_s, ended_at_s, outcome,"
@@ -29,12 +31,15 @@ _RUN = (
 
 
 def open_run(db: sqlite3.Connection, plan: Plan, source: SourceInfo, *, now_s: float) -> int:
-    """A run, its changes and its intended steps; the oldest ended runs beyond ``RUNS_KEPT`` go."""
+    """A run, its changes and its intended steps; the oldest ended runs beyond what is kept go."""
     cursor = db.execute(
-        "INSERT INTO runs (plan_id, fingerprint, source, commit_id, author, started_at_s)"
-        " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
-        (plan.id, fingerprint(plan), source.path, source.commit, source.author, now_s),
-    )
+        "INSERT INTO runs (plan_id, fingerprint, source, commit_id, author, started_at_s,"
+        " step_count) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            plan.id, fingerprint(plan), source.path, source.commit, source.author, now_s,
+            len(plan.steps),
+        ),
+    )  # fmt: skip
     run: int = cursor.fetchone()[0]
     told: list[tuple[str, str, str]] = [
         *((entry.resource, entry.action, entry.reason) for entry in plan.changes),
@@ -55,8 +60,18 @@ def open_run(db: sqlite3.Connection, plan: Plan, source: SourceInfo, *, now_s: f
             for position, step in enumerate(plan.steps)
         ],
     )  # fmt: skip
-    db.execute("DELETE FROM runs WHERE id <= ? AND outcome IS NOT NULL", (run - RUNS_KEPT,))
+    _forget_oldest(db, run)
     return run
+
+
+def _forget_oldest(db: sqlite3.Connection, run: int) -> None:
+    db.execute(
+        "DELETE FROM runs WHERE outcome IS NOT NULL AND id <= max(:run - :runs, ("
+        "  SELECT coalesce(max(id), 0) FROM"
+        "   (SELECT id, sum(step_count) OVER (ORDER BY id DESC) AS steps FROM runs)"
+        "  WHERE steps > :steps AND id <= :run - :anyway))",
+        {"run": run, "runs": RUNS_KEPT, "steps": STEPS_KEPT, "anyway": RUNS_KEPT_ANYWAY},
+    )
 
 
 def start(db: sqlite3.Connection, run: int, keys: Iterable[str], now_s: float) -> None:
@@ -119,6 +134,15 @@ def finish(
     )
     if cursor.rowcount != 1:
         raise BugError("a run ends once, and only after it began", subject=f"run {run}")
+    db.execute(
+        "INSERT INTO durations (run, operation, hypervisor, steps, seconds)"
+        " SELECT run, operation, coalesce(json_extract(arguments, '$.launch.hypervisor'),"
+        "  json_extract(arguments, '$.hypervisor'), '') AS hypervisor,"
+        "  count(*), sum(ended_at_s - started_at_s)"
+        " FROM steps WHERE run = ? AND operation IN ('StartVm', 'StopVm') AND status = 'done'"
+        " AND ended_at_s >= started_at_s GROUP BY operation, hypervisor",
+        (run,),
+    )
 
 
 def runs(db: sqlite3.Connection, limit: int) -> tuple[Run, ...]:
@@ -147,21 +171,13 @@ def changes(
 
 
 def durations(db: sqlite3.Connection) -> dict[tuple[str, str], float]:
-    """Mean seconds of the last starts and stops, by (operation, hypervisor)."""
-    found: dict[tuple[str, str], float] = {}
-    for operation in ("StartVm", "StopVm"):
-        rows = db.execute(
-            "SELECT coalesce(json_extract(arguments, '$.launch.hypervisor'),"
-            "  json_extract(arguments, '$.hypervisor'), '') AS hypervisor, avg(seconds)"
-            " FROM (SELECT arguments, ended_at_s - started_at_s AS seconds FROM steps"
-            "  WHERE run > (SELECT coalesce(max(id), 0) FROM runs) - ?"
-            "  AND operation = ? AND status = 'done' AND ended_at_s >= started_at_s"
-            "  ORDER BY run DESC, key DESC LIMIT ?)"
-            " GROUP BY hypervisor",
-            (RUNS_MEASURED, operation, STEPS_MEASURED),
-        )
-        found.update(((operation, hypervisor), seconds) for hypervisor, seconds in rows)
-    return found
+    """Mean seconds of the starts and stops of the last ended runs, by (operation, hypervisor)."""
+    rows = db.execute(
+        "SELECT operation, hypervisor, sum(seconds) / sum(steps) FROM durations"
+        " WHERE run > (SELECT coalesce(max(id), 0) FROM runs) - ? GROUP BY operation, hypervisor",
+        (RUNS_MEASURED,),
+    )
+    return {(operation, hypervisor): seconds for operation, hypervisor, seconds in rows}
 
 
 def unfinished(db: sqlite3.Connection) -> tuple[Run, ...]:

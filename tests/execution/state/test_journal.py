@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from reconciler.errors import BugError
 from reconciler.execution.state import journal
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.model.firewall import Element
-from reconciler.model.plan import ChangeElements, RemoveTap
+from reconciler.model.plan import ChangeElements, RemoveTap, StopVm
 from reconciler.paths import StatePaths
 from tests.execution.state.plans import begin, plan_of
 
@@ -118,3 +120,40 @@ def test_grouped_calls_are_one_transaction(store: SqliteStore) -> None:
             store.steps_done(run, ["s0", "s1"])
         store.steps_started(run, ["s1"])
     assert statuses(store, run) == ["started", "started"], "only the call that failed is undone"
+
+
+def test_the_journal_is_bounded_by_its_steps_too(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "STEPS_KEPT", 60)
+    for _ in range(30):
+        store.finish_run(begin(store, plan_of(steps=(UNTAP,) * 5)), "done")
+    kept = [run.id for run in store.runs(100)]
+    assert kept == list(range(30, 18, -1)), "as many as have 60 steps"
+    monkeypatch.setattr(journal, "STEPS_KEPT", 1)
+    begin(store, plan_of())
+    assert len(store.runs(100)) == journal.RUNS_KEPT_ANYWAY
+
+
+def test_a_saved_plan_is_remembered_as_used_for_as_long_as_runs_are_kept(
+    store: SqliteStore,
+) -> None:
+    store.use_plan_file("first", 1)
+    store.use_plan_file("second", journal.RUNS_KEPT)
+    assert store.plan_file_run("first") == 1
+    store.use_plan_file("third", journal.RUNS_KEPT + 1)
+    assert store.plan_file_run("first") is None
+    assert store.plan_file_run("second") == journal.RUNS_KEPT
+
+
+def test_what_starts_and_stops_took_is_summed_up_when_a_run_ends(state: StatePaths) -> None:
+    moments = itertools.chain([0.0, 0.0, 2.0, 2.0, 10.0, 14.0], itertools.repeat(20.0))
+    store = open_store(state, clock=lambda: next(moments))
+    stop = StopVm("uid-web-1", "qemu", graceful=True, verdict="stopped")
+    for _ in range(2):
+        run = begin(store, plan_of(steps=(stop, UNTAP)))
+        store.steps_started(run, ["s0"])
+        store.steps_done(run, ["s0"])
+        store.finish_run(run, "done")
+    assert store.ledger(0.0).durations == {("StopVm", "qemu"): 3.0}
+    store.close()
