@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,6 @@ def apply(ctx: click.Context, /, path: str, **options: Any) -> int:
     PATH is a folder, a file, a git repository, a URL of one, or a plan saved by `plan --out`.
     """
     settings = enter_host(ctx)
-    if options["parallelism"] is not None:
-        settings = replace(settings, parallelism=options["parallelism"])
     arguments = _from_planfile(path, options) or {
         **location_arguments(path, options),
         "targets": list(options["targets"]),
@@ -70,7 +67,7 @@ def apply(ctx: click.Context, /, path: str, **options: Any) -> int:
     }
     arguments.update(
         maxDestroy=options["max_destroy"], confirmSeconds=options["confirm"],
-        planHash=options["plan_hash"],
+        planHash=options["plan_hash"], parallelism=options["parallelism"],
     )  # fmt: skip
     from reconciler.daemon.access import plan_now  # noqa: PLC0415
 
@@ -78,10 +75,9 @@ def apply(ctx: click.Context, /, path: str, **options: Any) -> int:
         _agree(settings, plan_now, arguments, verbose=options["verbose"])
     reporter = _reporter(options)
     result = _perform(settings, "apply", arguments, reporter)
-    if options["confirm"] and result["run"] and not options["as_json"]:
-        click.echo(
-            f"Confirm it within {options['confirm']:g} s with `metald confirm`, or it is undone."
-        )
+    if options["confirm"] and result["run"]:
+        words = f"within {options['confirm']:g} s with `metald confirm`, or all of it is undone"
+        click.echo(f"Confirm it {words}.", err=options["as_json"])
     return int(result["exitCode"])
 
 
@@ -199,12 +195,13 @@ def confirm(ctx: click.Context, as_json: bool) -> int:
 
 @click.command()
 @json_option
+@click.option("--give-up", is_flag=True, help="Leave as it is what an undo cannot take back.")
 @click.pass_context
-def undo(ctx: click.Context, as_json: bool) -> int:
+def undo(ctx: click.Context, as_json: bool, give_up: bool) -> int:
     """Take back, now, the change that awaits confirmation."""
     settings = enter_host(ctx)
     reporter = Reporter(as_json=as_json, verbose=False, show=False)
-    return int(_perform(settings, "undo", {}, reporter)["exitCode"])
+    return int(_perform(settings, "undo", {"giveUp": give_up}, reporter)["exitCode"])
 
 
 def _reporter(options: Mapping[str, Any]) -> Reporter:
@@ -227,7 +224,8 @@ def _agree(
     if not planned.plan.is_empty:
         if not sys.stdin.isatty():
             raise MetaldError("nobody is there to agree", hint="run it with --yes")
-        click.confirm("Carry out this plan?", abort=True)
+        if not click.confirm("Carry out this plan?"):
+            raise MetaldError("not agreed to; nothing was changed")
     arguments["expectId"] = planned.plan.id
 
 

@@ -12,6 +12,7 @@ from reconciler.cli.apply import seconds_of
 from reconciler.cli.common import enter_host, run
 from reconciler.cli.options import json_option
 from reconciler.cli.output import print_json
+from reconciler.cli.progress import Reporter
 
 
 @click.command()
@@ -30,7 +31,7 @@ def hold(
 
     owner = os.environ.get("SUDO_USER") or "root"
     arguments = {"address": address, "owner": owner, "reason": reason, "seconds": seconds}
-    done = run(perform(settings, "hold", arguments, lambda _: None))
+    done = run(perform(settings, "hold", arguments, _reporter(as_json)))
     _tell(done, f"{done['resource']} is held: nothing is done to it until metald unhold", as_json)
     return 0
 
@@ -44,9 +45,14 @@ def unhold(ctx: click.Context, address: str | None, as_json: bool) -> int:
     settings = enter_host(ctx)
     from reconciler.daemon.access import perform  # noqa: PLC0415
 
-    done = run(perform(settings, "unhold", {"address": address}, lambda _: None))
+    done = run(perform(settings, "unhold", {"address": address}, _reporter(as_json)))
     _tell(done, f"{done['resource']} is no longer held", as_json)
     return 0
+
+
+def _reporter(as_json: bool) -> Reporter:
+    """Tells what is resumed or undone first, if anything is."""
+    return Reporter(as_json=as_json, verbose=False, show=False)
 
 
 def _tell(done: Mapping[str, Any], line: str, as_json: bool) -> None:

@@ -13,8 +13,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Unfold every change.")
+
+
+def _plan_hash(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from reconciler.planning.guards import HASH_DIGITS, is_plan_hash  # noqa: PLC0415
+
+    if value is None or is_plan_hash(value):
+        return value
+    raise click.BadParameter(
+        f"{value!r} is no plan's hash: take at least its first {HASH_DIGITS} digits"
+    )
+
+
 hash_option = click.option(
-    "--plan-hash", metavar="HASH",
+    "--plan-hash", metavar="HASH", callback=_plan_hash,
     help="Carry out exactly this plan (its id, or the start of it), also past --max-destroy.",
 )  # fmt: skip
 max_destroy_option = click.option(

@@ -66,12 +66,12 @@ class Reporter:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """One event of the operation."""
+        if event["event"] == "resuming":
+            for line in event["lines"]:
+                click.echo(f"resuming: {safe(line)}", err=self.as_json)
         if self.as_json:
             return
         match event["event"]:
-            case "resuming":
-                for line in event["lines"]:
-                    click.echo(f"resuming: {safe(line)}")
             case "plan":
                 if self._show:
                     show_plan(event["plan"], verbose=self._verbose)

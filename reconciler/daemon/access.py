@@ -7,18 +7,22 @@ Called by ``cli``.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import secrets
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from reconciler.daemon.client import connect_or_none
 from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.holding import hold
-from reconciler.daemon.replies import addresses
+from reconciler.daemon.replies import addresses, limit, plan_hash
+from reconciler.errors import MetaldError
 from reconciler.execution.engine import Request, Survey, decide
 from reconciler.execution.host import open_world
 from reconciler.execution.images import ImageStore
@@ -48,28 +52,58 @@ async def perform(
     Raises what the operation raised, and RefusedError when another one-shot command holds
     the lock.
     """
-    client = await connect_or_none(RunPaths(settings.run_dir).control)
+    run = RunPaths(settings.run_dir)
+    client = await connect_or_none(run.control)
     if client is not None:
         async with client:
-            reply = await client.call(operation, arguments, on_progress=on_progress)
+            ticket = secrets.token_hex(8)
+            with _stopped_by_signals(functools.partial(_ask_to_stop, run.control, ticket)):
+                reply = await client.call(
+                    operation, {**arguments, "ticket": ticket}, on_progress=on_progress
+                )
         return {**reply.result, "exitCode": reply.exit_code, "daemon": True}
     with hold(settings) as held:
         operations = held.operations()
-        _stop_on_signals(operations.stop)
-        reply = await operations.handlers()[operation](arguments, on_progress)
+        with _stopped_by_signals(operations.stopping.ask):
+            reply = await operations.handlers()[operation](arguments, on_progress)
     return {**reply.result, "exitCode": reply.exit_code, "daemon": False}
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
+@contextmanager
+def _stopped_by_signals(ask: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and starts nothing more."""
     loop = asyncio.get_running_loop()
 
-    def ask(number: int) -> None:
-        stop.set()
+    def stop(number: int) -> None:
+        ask()
         loop.remove_signal_handler(number)  # the second one is the default: at once
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask, number)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _ask_to_stop(control: Path, ticket: str) -> None:
+    """Tell the daemon, beside the call that goes on listening."""
+    _asking.add(task := asyncio.get_running_loop().create_task(_send_stop(control, ticket)))
+    task.add_done_callback(_asking.discard)
+
+
+async def _send_stop(control: Path, ticket: str) -> None:
+    # A daemon that is gone meanwhile is told of by the call itself.
+    with suppress(MetaldError):
+        client = await connect_or_none(control)
+        if client is not None:
+            async with client:
+                await client.call("stop", {"ticket": ticket})
+
+
+_asking: set[asyncio.Task[None]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +178,10 @@ async def plan_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
         exclude=addresses(arguments, "exclude"),
         by_hand=True,
     )
-    request = Request(loaded.fleet, info, scope, explain=loaded.problem_of)
+    request = Request(
+        loaded.fleet, info, scope, explain=loaded.problem_of,
+        limit=limit(arguments), agreed=plan_hash(arguments),
+    )  # fmt: skip
     return await _plan(settings, request, offline=bool(arguments.get("offline")))
 
 

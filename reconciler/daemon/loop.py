@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
@@ -22,6 +22,7 @@ from reconciler.daemon.operations import Operations
 from reconciler.daemon.telling import Teller
 from reconciler.daemon.transitions import look_of_failure, look_of_pass, look_of_source
 from reconciler.errors import MetaldError
+from reconciler.execution import clocks
 from reconciler.execution.executor import StepProgress
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import outcome_word
@@ -115,7 +116,8 @@ class Loop:
 
     async def _pass(self) -> None:
         async with self.operations.turn:
-            await self.operations.confirming.undo_if_due(lambda _: None)
+            if not await self._nothing_to_undo():
+                return
             desired = await self.keeper.desired()
             if desired is None:
                 self._complain("\n".join(self.keeper.problems))
@@ -124,9 +126,25 @@ class Loop:
                 return
             self.operations.commit = desired.source.commit
             outcome = await self.held.engine.apply(
-                desired.request, on_progress=self._progress, stop=self.operations.stop
+                desired.request, on_progress=self._progress, stop=self.operations.stopping.everybody
             )
         self._conclude(desired, outcome)
+
+    async def _nothing_to_undo(self) -> bool:
+        """Undo what was not confirmed in time; False while something is in the way of that."""
+        undone = await self.operations.confirming.undo_if_due(
+            self._told, self.operations.stopping.everybody
+        )
+        if undone is None or undone.is_complete:
+            return True
+        left = "\n".join(f"{address}: not undone yet: {why}" for address, why in undone.remaining)
+        self._complain(left)
+        self._due_s = time.time() + RETRY_S
+        return False
+
+    def _told(self, event: Mapping[str, Any]) -> None:
+        for line in event.get("lines", ()):
+            self.on_line(f"resuming: {line}")
 
     def _complain(self, text: str) -> None:
         """Say it, and record it, when it is new: the text, or the commit it is about."""
@@ -190,7 +208,7 @@ class Loop:
         moments += [hold.until_s for hold in outcome.plan.held if hold.until_s is not None]
         pending = self.held.store.confirmation()
         if pending is not None:
-            moments.append(pending.deadline_s)
+            moments.append(time.time() + pending.deadline.left_s(clocks.now()))
         if outcome.plan.blocked:
             moments.append(time.time() + RETRY_S)
         self._due_s = min((m for m in moments if m > time.time()), default=0.0)

@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
 from reconciler.daemon.confirming import Confirming
 from reconciler.daemon.desired import Location, Source
-from reconciler.daemon.replies import Arguments, Emit, address, addresses, limit, progress, reply
+from reconciler.daemon.replies import (
+    Arguments,
+    Emit,
+    address,
+    addresses,
+    limit,
+    plan_hash,
+    progress,
+    reply,
+)
+from reconciler.daemon.stopping import Stopping
 from reconciler.daemon.wire import Reply
 from reconciler.errors import EXIT_DONE, EXIT_FAILED, MetaldError, RefusedError
 from reconciler.execution.confirming import Asked, rejection_of
@@ -48,7 +58,8 @@ class Operations:
 
     ``watching``: the source a daemon keeps applied; None in a one-shot command.
     ``interrupted``: what a killed writer left undone, told to whoever applies next.
-    ``stop``: set to start no further steps. ``commit``: what the daemon keeps applied now.
+    ``stop``: of the operation whose turn it is; set to start no further steps. ``commit``: what
+    the daemon keeps applied now.
     """
 
     engine: Engine
@@ -58,6 +69,7 @@ class Operations:
     confirming: Confirming
     watching: Location | None = None
     interrupted: Sequence[str] = ()
+    stopping: Stopping = field(default_factory=Stopping)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     wake: Callable[[], None] = lambda: None
@@ -77,7 +89,8 @@ class Operations:
             "hold": self.hold,
             "unhold": self.unhold,
         }
-        return {name: self._in_turn(handler) for name, handler in handlers.items()}
+        served = {name: self._in_turn(handler) for name, handler in handlers.items()}
+        return {**served, "stop": self.stop_one}
 
     def _in_turn(
         self, handler: Callable[[Arguments, Emit], Awaitable[Reply]]
@@ -85,18 +98,31 @@ class Operations:
         """One at a time; what was not confirmed in time is undone before anything else."""
 
         async def run(arguments: Arguments, emit: Emit) -> Reply:
-            async with self.turn:
-                if self.interrupted:
-                    emit({"event": "resuming", "lines": list(self.interrupted)})
-                    self.interrupted = ()
-                if handler != self.undo:
-                    await self.confirming.undo_if_due(emit)
-                try:
-                    return await handler(arguments, emit)
-                finally:
-                    self.wake()
+            with self.stopping.listening(str(arguments.get("ticket") or "")) as stop:
+                async with self.turn:
+                    self.stop = stop
+                    if self.interrupted:
+                        emit({"event": "resuming", "lines": list(self.interrupted)})
+                        self.interrupted = ()
+                    if handler not in {self.undo, self.confirm}:
+                        await self._undo_if_due(emit)
+                    try:
+                        return await handler(arguments, emit)
+                    finally:
+                        self.wake()
 
         return run
+
+    async def _undo_if_due(self, emit: Emit) -> None:
+        """What is in the way of it does not stop what may be its cure; it is told, and recorded."""
+        try:
+            await self.confirming.undo_if_due(emit, self.stop)
+        except MetaldError as error:
+            emit({"event": "resuming", "lines": [f"it cannot be undone yet: {error}"]})
+
+    async def stop_one(self, arguments: Arguments, _: Emit) -> Reply:
+        """``ticket``: that operation finishes what it began, and starts nothing more."""
+        return Reply({"stopped": self.stopping.ask_one(str(arguments.get("ticket") or ""))})
 
     async def apply(self, arguments: Arguments, emit: Emit) -> Reply:
         """A location (`Location.of`) with ``targets``, ``exclude``, ``expectId``, ``planHash``,
@@ -114,10 +140,14 @@ class Operations:
         )
         request = Request(
             loaded.fleet, source, scope, explain=loaded.problem_of,
-            limit=limit(arguments), agreed=_agreed(arguments),
+            limit=limit(arguments), agreed=plan_hash(arguments),
+            parallelism=arguments.get("parallelism"),
         )  # fmt: skip
         terms = self._terms(arguments, request)
-        outcome = await self._carry_out(request, terms, emit)
+        try:
+            outcome = await self._carry_out(request, terms, emit)
+        finally:
+            self.confirming.begin_waiting()
         if outcome.is_complete:
             self._lift_destroyed(outcome.plan, scope.targets)
             self.store.forget_rejection(source.path)
@@ -140,12 +170,12 @@ class Operations:
         scope = Scope(by_hand=True)
         request = Request(
             loaded.fleet, source, scope, explain=loaded.problem_of,
-            limit=limit(arguments), agreed=_agreed(arguments),
+            limit=limit(arguments), agreed=plan_hash(arguments),
         )  # fmt: skip
         asked = Asked(head.fleet, head_tree.info, scope)
         reason = f"rolled back to {source.commit[:12]}"
         rejection = rejection_of(asked, loaded.fleet, at_s=time.time(), reason=reason)
-        terms = Terms(_agreed(arguments), on_begin=lambda _: self.store.reject(rejection))
+        terms = Terms(_expected(arguments), on_begin=lambda _: self.store.reject(rejection))
         return reply(await self._carry_out(request, terms, emit), source)
 
     async def destroy(self, arguments: Arguments, emit: Emit) -> Reply:
@@ -165,7 +195,7 @@ class Operations:
         )
         self._check_known(targets)
         before = self.store.ledger(time.time()).managed
-        outcome = await self._carry_out(request, Terms(_agreed(arguments)), emit)
+        outcome = await self._carry_out(request, Terms(_expected(arguments)), emit)
         if outcome.is_complete and targets:
             self._hold_destroyed(outcome.plan, before)
         elif outcome.is_complete and not exclude:
@@ -185,11 +215,20 @@ class Operations:
 
     async def confirm(self, _: Arguments, emit: Emit) -> Reply:
         """Keep the change that awaits confirmation."""
-        return reply(*await self.confirming.confirm(emit))
+        return reply(*await self.confirming.confirm(emit, self.stop))
 
-    async def undo(self, _: Arguments, emit: Emit) -> Reply:
-        """Take back the change that awaits confirmation, now."""
-        return reply(await self.confirming.undo(emit), SourceInfo("undo"))
+    async def undo(self, arguments: Arguments, emit: Emit) -> Reply:
+        """Take back the change that awaits confirmation, now, or ``ifDue`` when its time is up;
+        ``giveUp``: leave what cannot be taken back.
+        """
+        source = SourceInfo("undo")
+        if arguments.get("giveUp"):
+            self.confirming.give_up()
+            return reply(NOTHING_DONE, source)
+        if arguments.get("ifDue"):
+            outcome = await self.confirming.undo_if_due(emit, self.stop)
+            return reply(outcome or NOTHING_DONE, source)
+        return reply(await self.confirming.undo(emit, self.stop), source)
 
     async def refresh(self, _: Arguments, __: Emit) -> Reply:
         """Look, record what is seen, and tell what differs from the last recorded look."""
@@ -223,12 +262,13 @@ class Operations:
             self._note(subject, "Held", f"{owner}: {reason}")
         return Reply({"format": HOLD_FORMAT, "resource": subject, "held": True})
 
-    async def unhold(self, arguments: Arguments, _: Emit) -> Reply:
+    async def unhold(self, arguments: Arguments, emit: Emit) -> Reply:
         """``address`` (none: everything): let the loop have it again."""
         subject = _held_subject(arguments)
         if not self.store.remove_hold(subject):
             raise MetaldError("nothing holds it", subject=subject, hint="see metald status")
         self._note(subject, "Unheld", "the hold was lifted")
+        await self._undo_if_due(emit)
         return Reply({"format": HOLD_FORMAT, "resource": subject, "held": False})
 
     def _note(self, subject: ResourceAddress, reason: str, message: str) -> None:
@@ -255,8 +295,8 @@ class Operations:
 
         def inspect(observed: Observed, ledger: Ledger) -> None:
             if saved:
-                file = PlanFile(saved["token"], {}, {}, saved["specs"], saved["observed"])
-                refuse_moved(file, request.fleet, observed, ledger)
+                file = PlanFile(saved["token"], arguments, {}, saved["specs"], saved["observed"])
+                refuse_moved(file, request.source.commit, (request.fleet, observed, ledger))
 
         if saved:
             self._refuse_used(saved["token"])
@@ -269,7 +309,7 @@ class Operations:
             for entry in begins:
                 entry(run)
 
-        return Terms(_agreed(arguments), inspect, begin)
+        return Terms(_expected(arguments), inspect, begin)
 
     def _refuse_used(self, token: str) -> None:
         run = self.store.plan_file_run(token)
@@ -314,8 +354,18 @@ class Operations:
                 self.store.remove_hold(held)
 
 
-def _agreed(arguments: Arguments) -> str:
-    return str(arguments.get("expectId") or arguments.get("planHash") or "")
+def _expected(arguments: Arguments) -> str:
+    """The plan that was agreed to, by a look, a saved plan or a hash; they must agree."""
+    looked, given = str(arguments.get("expectId") or ""), plan_hash(arguments)
+    if looked and not looked.startswith(given):
+        raise RefusedError(
+            f"the plan is stale: {given} was agreed to, now it would be {looked[:16]}",
+            hint="look at the new plan, then apply again",
+        )
+    return looked or given
+
+
+NOTHING_DONE = Outcome(Plan("", "", (), (), (), (), (), (), 0))
 
 
 def _held_subject(arguments: Arguments) -> ResourceAddress:

@@ -11,7 +11,7 @@ from reconciler.execution.executor import StepProgress
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import apply_document
 from reconciler.model.addresses import ResourceAddress, parse_address
-from reconciler.planning.guards import MaxDestroy, parse_max_destroy
+from reconciler.planning.guards import HASH_DIGITS, MaxDestroy, is_plan_hash, parse_max_destroy
 from reconciler.planning.render import SourceInfo
 
 Emit = Callable[[Mapping[str, Any]], object]
@@ -58,9 +58,22 @@ def address(text: str) -> ResourceAddress:
 def limit(arguments: Arguments) -> MaxDestroy | None:
     """``maxDestroy``. Raises MetaldError when it is neither a number nor a share."""
     text = arguments.get("maxDestroy")
-    if not text:
+    if text is None:
         return None
     try:
         return parse_max_destroy(text)
     except ValueError as error:
         raise MetaldError(str(error), subject="--max-destroy") from error
+
+
+def plan_hash(arguments: Arguments) -> str:
+    """``planHash``, empty when none is given. Raises MetaldError for what names no plan."""
+    text = arguments.get("planHash")
+    if text is None:
+        return ""
+    if not is_plan_hash(str(text)):
+        raise MetaldError(
+            f"{text!r} is no plan's hash", subject="--plan-hash",
+            hint=f"take at least its first {HASH_DIGITS} digits from metald plan",
+        )  # fmt: skip
+    return str(text)

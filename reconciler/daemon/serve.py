@@ -42,7 +42,7 @@ async def run_daemon(
         operations = held.operations(watching=location)
 
         def ask() -> None:
-            operations.stop.set()
+            operations.stopping.ask()
             stop.set()
 
         def trouble(line: str) -> None:

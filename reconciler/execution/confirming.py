@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.records import Confirmation, Rejection
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.specs import KINDS
 from reconciler.planning.canonical import canonical_json
+from reconciler.planning.holds import covers
 from reconciler.planning.planner import Scope
 from reconciler.planning.renames import all_documents
 from reconciler.planning.render import SourceInfo
@@ -60,11 +62,43 @@ def asked_by(pending: Confirmation) -> Asked:
     return Asked(_fleet(data["documents"]), SourceInfo(**data["source"]), scope)
 
 
-def before_of(pending: Confirmation, ledger: Ledger) -> Fleet:
-    """The fleet as it was on record before the change."""
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """The fleet as it was on record before the change, and what has come into being since."""
+
+    fleet: Fleet
+    newcomers: frozenset[ResourceAddress]
+
+
+def way_back_of(pending: Confirmation, ledger: Ledger) -> WayBack:
+    """How to take a change back, given what is on record now."""
+    remembered = _remembered(pending)
+    known = {entry.uid for entry in remembered}
+    newcomers = {a for a, managed in ledger.managed.items() if managed.uid not in known}
+    return WayBack(fleet_of(remembered, ledger), frozenset(newcomers))
+
+
+def still_changed(
+    pending: Confirmation, outcome: Outcome, ledger: Ledger
+) -> tuple[tuple[ResourceAddress, str], ...]:
+    """What an undo that ended with ``outcome`` has not taken back, with what is in its way."""
+    plan = outcome.plan
+    left = dict((*outcome.remaining, *plan.blocked, *plan.refused))
+    steps = {step.key: step.resource for step in plan.steps}
+    left |= {steps[key]: str(error) for key, error in outcome.result.failed.items()}
+    left |= {steps[key]: "not begun" for key in outcome.result.skipped if steps[key] not in left}
+    before = {entry.address: (entry.uid, entry.spec) for entry in _remembered(pending)}
+    now = {address: (entry.uid, entry.spec) for address, entry in ledger.managed.items()}
+    for hold in plan.held:
+        for address in sorted(before.keys() | now.keys()):
+            if covers(hold.address, address) and before.get(address) != now.get(address):
+                left.setdefault(address, f"held by {hold.owner}: {hold.reason}")
+    return tuple(left.items())
+
+
+def _remembered(pending: Confirmation) -> tuple[Remembered, ...]:
     rows = json.loads(pending.before)
-    remembered = [Remembered(ResourceAddress(address), uid, spec) for address, uid, spec in rows]
-    return fleet_of(remembered, ledger)
+    return tuple(Remembered(ResourceAddress(address), uid, spec) for address, uid, spec in rows)
 
 
 def rejection_of(asked: Asked, instead: Fleet, *, at_s: float, reason: str) -> Rejection:

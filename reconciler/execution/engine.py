@@ -56,6 +56,7 @@ class Request:
     ``strict``: a guard's refusal refuses the whole apply (a person's); otherwise only what it
     forbids is left alone (the daemon's). ``explain`` gives a finding its position in the
     source. ``limit``: how much may be destroyed unless the plan's id begins with ``agreed``.
+    ``parallelism``: VM operations at a time, None for the engine's own.
     """
 
     fleet: Fleet
@@ -65,6 +66,7 @@ class Request:
     explain: Callable[[Finding], Problem] = _unplaced
     limit: MaxDestroy | None = None
     agreed: str = ""
+    parallelism: int | None = None
 
 
 def _inspect_nothing(_: Observed, __: Ledger) -> None:
@@ -131,7 +133,10 @@ def _decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo) ->
     resolution = resolve(request.fleet, ledger, observed.images, memo)
     _refuse_findings(request, resolution)
     made = plan(resolution, observed, ledger, request.scope, memo)
-    reason = objection(made, len(ledger.managed), request.limit)
+    # What waits for a confirmation is destroyed all the same in the end.
+    whole = replace(request.scope, defer_deletes=False)
+    finally_ = plan(resolution, observed, ledger, whole) if request.scope.defer_deletes else made
+    reason = objection(finally_, len(ledger.managed), request.limit)
     if not reason or (request.agreed and made.id.startswith(request.agreed)):
         return made
     agree = f"look at the plan; to go past it: metald apply --plan-hash {made.id[:16]}"
@@ -222,12 +227,15 @@ class Engine:
             self._confirm(chosen, ())
             self._forget_retries(chosen)
             return Outcome(chosen, remaining=_remaining(chosen))
+        if call.stop.is_set():
+            return Outcome(chosen, interrupted=True)
         with self.store.grouped():
             run_id = self.store.begin_run(chosen, call.request.source, now_s=self.clock())
             call.terms.on_begin(run_id)
         executor = Executor(
-            self._context(observed), run_id, call.on_progress, self.parallelism, call.stop
-        )
+            self._context(observed), run_id, call.on_progress,
+            call.request.parallelism or self.parallelism, call.stop,
+        )  # fmt: skip
         result = await executor.run(chosen.steps)
         interrupted = call.stop.is_set() and bool(result.skipped)
         if not (result.failed or result.skipped):

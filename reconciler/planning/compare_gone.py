@@ -6,7 +6,9 @@ knows, or what proves by its uid to be ours, is ever removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import Literal
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.ledger import Managed
@@ -17,7 +19,9 @@ from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import shown
 from reconciler.planning.ownership import is_ours
 from reconciler.planning.ports import drop_ports
+from reconciler.planning.power import is_live
 from reconciler.planning.recorded import recorded_ports
+from reconciler.planning.scope import recorded_networks
 
 _DELETION_ORDER = {"vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4, "priceplan": 5}
 
@@ -27,33 +31,65 @@ def compare_gone(
     inputs: Inputs,
     network: NetworkState,
     gone: Iterable[ResourceAddress],
-    frozen_tenants: frozenset[str],
+    kept: tuple[frozenset[str], AbstractSet[ResourceAddress]],
 ) -> None:
-    """Plan the deletion of ``gone`` (managed addresses), each after what depends on it."""
-    ends: list[str] = []
+    """Plan the deletion of ``gone`` (managed addresses), each after what depends on it.
+
+    ``kept``: tenants of which a file is broken, and VMs that are held. What a VM that stays
+    lives in stays with it.
+    """
     ordered = sorted(gone, key=lambda address: (_DELETION_ORDER[kind_of(address)], address))
-    kept: set[str] = set()
+    if not ordered:
+        return
+    ends: list[str] = []
+    frozen_tenants, held = kept
+    standing = {*held, *_unseen(inputs)}
     for address in ordered:
         managed = inputs.ledger.managed[address]
         tenant = tenant_of(address)
-        if tenant in frozen_tenants or tenant in kept:
+        if tenant in frozen_tenants:
             draft.warnings.append(f"{address} is not deleted: a file of tenant {tenant} is broken")
             continue
-        if managed.spec.get("protect"):
+        if inhabitant := _inhabitant(inputs, address, standing):
+            draft.warnings.append(f"{address} is not deleted: {inhabitant} stays in it")
+            standing.add(address)
+            continue
+        if managed.spec.get("protect") and address not in inputs.unprotected:
             draft.refused.append((address, "protect: true forbids destroying it"))
-            kept.add(tenant)
+            standing.add(address)
             continue
         before = tuple(ends)
         if kind_of(address) == "vm":
             keys = _delete_vm(draft, inputs, network, managed)
             if keys is None:
-                kept.add(tenant)
                 continue
             before = keys
         if inputs.defer_deletes:
             _defer(draft, managed)
         else:
             ends.append(_retire(draft, managed, before=before))
+
+
+def _unseen(inputs: Inputs) -> Iterator[ResourceAddress]:
+    """VMs that cannot be seen: whatever is planned for them waits."""
+    vms = inputs.observed.vms
+    for address, managed in inputs.ledger.managed.items():
+        if isinstance(vms.get(managed.uid), Unknown):
+            yield address
+
+
+def _inhabitant(
+    inputs: Inputs, address: ResourceAddress, standing: AbstractSet[ResourceAddress]
+) -> ResourceAddress | None:
+    """Something that stays and cannot be without ``address``: a tenant's, a network's."""
+    kind = kind_of(address)
+    for other in sorted(standing):
+        if kind == "tenant" and other != address and tenant_of(other) == tenant_of(address):
+            return other
+        lives = kind_of(other) == "vm" and other in inputs.ledger.managed
+        if kind == "network" and lives and address in recorded_networks(inputs.ledger, other):
+            return other
+    return None
 
 
 def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
@@ -92,7 +128,11 @@ def _delete_vm(
         return None
     stop = f"{managed.address}:stop"
     if state is not None:
-        operation = StopVm(managed.uid, state.launch.hypervisor, graceful=True, verdict="deleted")
+        # One that may have to come back was stopped by us: that is no crash, and no exit.
+        verdict: Literal["restarting", "deleted"] = (
+            "restarting" if inputs.defer_deletes and is_live(state) else "deleted"
+        )
+        operation = StopVm(managed.uid, state.launch.hypervisor, graceful=True, verdict=verdict)
         draft.step(stop, managed.address, operation)
     ports = recorded_ports(managed)
     return (stop, *drop_ports(draft, network, ports, after=(stop,)))

@@ -32,7 +32,8 @@ class Inputs:
 
     ``ledger`` reads as if the ``renames`` (new address to old) were done already.
     ``defer_deletes``: stop and isolate what goes, and forget nothing yet. ``keep``: why nothing
-    may be destroyed, be it to be replaced; empty when it may.
+    may be destroyed, be it to be replaced; empty when it may. ``unprotected``: resources whose
+    ``protect: true`` does not count.
     """
 
     ledger: Ledger
@@ -41,6 +42,7 @@ class Inputs:
     renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
     defer_deletes: bool = False
     keep: str = ""
+    unprotected: frozenset[ResourceAddress] = frozenset()
 
     def selected(self, address: ResourceAddress) -> bool:
         """The resource takes part in this plan."""

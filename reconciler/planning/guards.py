@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from reconciler.model.plan import Plan
 
+# Enough of a plan's id that nobody hits another one by chance.
+HASH_DIGITS = 12
+_HASH = re.compile(rf"^[0-9a-f]{{{HASH_DIGITS},128}}$")
 _LIMIT = re.compile(r"^(\d{1,7})(%?)$")
 
 
@@ -42,6 +45,11 @@ def parse_max_destroy(text: str) -> MaxDestroy:
     if number > 100:  # noqa: PLR2004 - per cent
         raise ValueError(f"{text!r} is more than all")
     return MaxDestroy(share=number / 100)
+
+
+def is_plan_hash(text: str) -> bool:
+    """A plan's id, or enough of its beginning."""
+    return _HASH.match(text) is not None
 
 
 def objection(plan: Plan, managed: int, limit: MaxDestroy | None) -> str:

@@ -21,6 +21,7 @@ from reconciler.planning.undo import fleet_digests
 
 FORMAT = "metald.planfile/v1"
 _SHOWN = 12
+_MAKE = "make one with metald plan PATH --out FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +59,38 @@ def planfile_text(
 
 
 def is_planfile(text: str) -> bool:
-    """It begins like one; specs never do."""
-    return text.lstrip().startswith("{") and f'"{FORMAT}"' in text
+    """It begins like a document of ours; specs never do."""
+    return text.lstrip().startswith("{") and '"metald.' in text
 
 
 def parse_planfile(text: str, *, name: str) -> PlanFile:
     """Read a saved plan. Raises MetaldError when it is none, RefusedError when it was edited."""
     try:
         content = json.loads(text)
+        found, form = content.get("format"), "no format"
+        if found != FORMAT:
+            form = f"format {found}" if found else form
+            raise MetaldError(f"this is no saved plan, it says {form}", subject=name, hint=_MAKE)
         written = content.pop("digest")
-        found = PlanFile(
-            content["token"], content["request"], content["plan"],
-            content["specs"], content["observed"],
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MetaldError(
-            f"this is no saved plan: {error!r}", subject=name, hint="make it with metald plan --out"
-        ) from error
-    if digest_plain(content) != written:
+        intact = digest_plain(content) == written
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = f"this is no saved plan, or not all of it: {error!r}"
+        raise MetaldError(problem, subject=name, hint=_MAKE) from error
+    if not intact:
         raise RefusedError(
             "the saved plan was edited", subject=name, hint="make a new one; edit the specs instead"
         )
-    return found
+    return PlanFile(*(content[key] for key in ("token", "request", "plan", "specs", "observed")))
 
 
-def refuse_moved(saved: PlanFile, fleet: Fleet, observed: Observed, ledger: Ledger) -> None:
-    """Raises RefusedError naming what is no longer as it was when the plan was saved."""
+def refuse_moved(saved: PlanFile, commit: str, basis: tuple[Fleet, Observed, Ledger]) -> None:
+    """Raises RefusedError naming what is no longer as it was when the plan was saved.
+
+    ``commit``: of the source now.
+    """
+    fleet, observed, ledger = basis
     moved = [
+        *_moved_commit(str(saved.request.get("commit") or ""), commit),
         *_moved(saved.specs, fleet_digests(fleet)),
         *_moved(saved.observed, parts(observed, ledger)),
     ]
@@ -94,6 +100,15 @@ def refuse_moved(saved: PlanFile, fleet: Fleet, observed: Observed, ledger: Ledg
             f"the saved plan is stale: {'; '.join(moved[:_SHOWN])}{more}",
             hint="make a new plan and look at it",
         )
+
+
+def _moved_commit(before: str, now: str) -> Iterator[str]:
+    if before != now:
+        yield f"the source is at {_named(now)}, the plan was made at {_named(before)}"
+
+
+def _named(commit: str) -> str:
+    return f"commit {commit[:12]}" if commit else "no commit"
 
 
 def _moved(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

@@ -65,6 +65,10 @@ def plan(
         resolution = EMPTY
     ledger = renamed(ledger, resolution.renames)
     made = _plan(resolution, observed, ledger, scope, memo)
+    if scope.defer_deletes:
+        # The same plan in two parts: whoever agreed to the whole agreed to the first.
+        whole = _plan(resolution, observed, ledger, replace(scope, defer_deletes=False), memo)
+        made = replace(made, id=whole.id)
     if not scope.is_partial or scope.destroy:
         return made
     everything = replace(scope, targets=NONE, exclude=NONE)
@@ -85,7 +89,7 @@ def _plan(
     held = active_holds(fleet, ledger, scope, modes)
     inputs = Inputs(
         ledger, observed, selection(fleet, ledger, scope), resolution.renames,
-        scope.defer_deletes, scope.keep_gone,
+        scope.defer_deletes, scope.keep_gone, scope.unprotected,
     )  # fmt: skip
     aim, held = aim_of(inputs, (fleet, modes), scope, held, memo)
     draft = Draft()
@@ -178,7 +182,9 @@ def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
         draft.gone_reason = (
             "destroyed by an operator" if scope.destroy else reasons.NO_LONGER_DECLARED
         )
-        compare_gone(draft, inputs, network, gone, fleet.frozen_tenants)
+        managed = inputs.ledger.managed if gone else ()
+        standing = {a for a in managed if kind_of(a) == "vm" and aim.is_held(a)}
+        compare_gone(draft, inputs, network, gone, (fleet.frozen_tenants, standing))
 
 
 def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> None:

@@ -26,6 +26,7 @@ class Scope:
     only reported on are corrected, and nothing waits for its next try. ``keep_gone``: why
     nothing may be deleted or replaced in this pass, empty when that is fine. ``defer_deletes``: a
     change that awaits confirmation: what goes is stopped and isolated, and not yet forgotten.
+    ``unprotected``: what an unconfirmed change brought, whose protection never came to count.
     """
 
     targets: frozenset[ResourceAddress] = frozenset()
@@ -34,6 +35,7 @@ class Scope:
     by_hand: bool = False
     keep_gone: str = ""
     defer_deletes: bool = False
+    unprotected: frozenset[ResourceAddress] = frozenset()
 
     @property
     def is_partial(self) -> bool:

@@ -6,16 +6,24 @@ Functions over a connection inside a transaction that ``sqlite.py`` opened.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import astuple
 
 from reconciler.errors import BugError, RefusedError
 from reconciler.execution.state.journal import RUNS_KEPT
 from reconciler.execution.state.records import Confirmation, Rejection
+from reconciler.model.times import Deadline
 
 
 def pending(db: sqlite3.Connection) -> Confirmation | None:
     """The one change that awaits confirmation."""
-    row = db.execute("SELECT run, deadline_s, before, request FROM confirmation").fetchone()
-    return None if row is None else Confirmation(*row)
+    row = db.execute(
+        "SELECT run, before, request, deadline_s, deadline_boot_s, boot_id, seconds"
+        " FROM confirmation"
+    ).fetchone()
+    if row is None:
+        return None
+    run, before, request, *deadline = row
+    return Confirmation(run, Deadline(*deadline), before, request)
 
 
 def add_pending(db: sqlite3.Connection, entry: Confirmation) -> None:
@@ -23,8 +31,18 @@ def add_pending(db: sqlite3.Connection, entry: Confirmation) -> None:
     if pending(db) is not None:
         raise BugError("a change awaits confirmation already", subject=f"run {entry.run}")
     db.execute(
-        "INSERT INTO confirmation (id, run, deadline_s, before, request) VALUES (1, ?, ?, ?, ?)",
-        (entry.run, entry.deadline_s, entry.before, entry.request),
+        "INSERT INTO confirmation"
+        " (id, run, before, request, deadline_s, deadline_boot_s, boot_id, seconds)"
+        " VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
+        (entry.run, entry.before, entry.request, *astuple(entry.deadline)),
+    )
+
+
+def move_deadline(db: sqlite3.Connection, deadline: Deadline) -> None:
+    """The change that waits does so until then."""
+    db.execute(
+        "UPDATE confirmation SET deadline_s = ?, deadline_boot_s = ?, boot_id = ?, seconds = ?",
+        astuple(deadline),
     )
 
 

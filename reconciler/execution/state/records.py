@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reconciler.model.times import rfc3339
+from reconciler.model.times import Deadline, rfc3339
 
 Outcome = Literal["done", "failed", "partial", "interrupted"]
 StepStatus = Literal["intended", "started", "done", "failed"]
@@ -112,14 +112,14 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """A change that is undone unless somebody confirms it by ``deadline_s`` (Unix epoch).
+    """A change that is undone unless somebody confirms it by ``deadline``.
 
     ``before``: JSON text of what was on record before run ``run``; ``request``: JSON text of
     what was asked for. Both are ``execution.confirming``'s.
     """
 
     run: int
-    deadline_s: float
+    deadline: Deadline
     before: str
     request: str
 

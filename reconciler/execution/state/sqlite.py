@@ -38,6 +38,7 @@ from reconciler.files import sync_folder
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
+from reconciler.model.times import Deadline
 from reconciler.paths import StatePaths
 from reconciler.planning.render import SourceInfo
 
@@ -229,6 +230,11 @@ class SqliteStore(SqliteReader):
         """Remember that a change is undone unless confirmed."""
         with self._database.writing() as db:
             confirmations.add_pending(db, pending)
+
+    def move_deadline(self, deadline: Deadline) -> None:
+        """Until when the change that awaits confirmation does."""
+        with self._database.writing() as db:
+            confirmations.move_deadline(db, deadline)
 
     def end_confirmation(self) -> None:
         """It was confirmed, or undone."""

@@ -32,6 +32,7 @@ from reconciler.execution.state.records import (
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
+from reconciler.model.times import Deadline
 from reconciler.planning.render import SourceInfo
 
 
@@ -200,6 +201,9 @@ class FactsWriter(Protocol):
 
     def await_confirmation(self, pending: Confirmation) -> None:
         """Remember that a change is undone unless confirmed. Raises BugError when one is."""
+
+    def move_deadline(self, deadline: Deadline) -> None:
+        """Until when the change that awaits confirmation does."""
 
     def end_confirmation(self) -> None:
         """It was confirmed, or undone."""
