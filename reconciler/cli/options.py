@@ -29,8 +29,24 @@ hash_option = click.option(
     "--plan-hash", metavar="HASH", callback=_plan_hash,
     help="Carry out exactly this plan (its id, or the start of it), also past --max-destroy.",
 )  # fmt: skip
+
+
+def _max_destroy(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from reconciler.planning.guards import parse_max_destroy  # noqa: PLC0415
+
+    try:
+        if value is not None:
+            parse_max_destroy(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
 max_destroy_option = click.option(
-    "--max-destroy", metavar="N|P%", help="Refuse to destroy or replace more than this."
+    "--max-destroy",
+    metavar="N|P%",
+    callback=_max_destroy,
+    help="Refuse to destroy or replace more than this.",
 )
 
 

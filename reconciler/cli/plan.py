@@ -12,6 +12,7 @@ from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.options import json_option, location_arguments, part_options, source_options
 from reconciler.cli.options import verbose_option as verbose
 from reconciler.cli.output import print_json
+from reconciler.cli.progress import Reporter
 from reconciler.cli.text import safe
 from reconciler.errors import EXIT_CHANGES, EXIT_FAILED, MetaldError
 from reconciler.model.plan import Plan
@@ -111,7 +112,8 @@ def _save(path: Path, document: dict[str, Any], request: dict[str, Any], planned
 def _refresh(settings: Settings, options: dict[str, Any]) -> int:
     from reconciler.daemon.access import perform  # noqa: PLC0415
 
-    found = run(perform(settings, "refresh", {}, lambda _: None))
+    told = Reporter(as_json=options["as_json"], verbose=False, show=False)
+    found = run(perform(settings, "refresh", {}, told))
     code = EXIT_CHANGES if options["detailed_exitcode"] and found["moved"] else 0
     if options["as_json"]:
         print_json({key: found[key] for key in ("format", "first", "moved")})

@@ -33,6 +33,8 @@ from reconciler.planning.planner import LOCAL_HOST, Scope
 from reconciler.planning.render import SourceInfo
 
 _NOTHING = "nothing awaits confirmation"
+_LATE = "apply it again, with more time"
+_DECISIONS = frozenset({"AwaitsConfirmation", "Confirmed", "Undone", "UndoGivenUp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,12 @@ class Confirming:
         """
         pending = self.store.confirmation()
         if pending is None:
+            self._refuse_undone()
             raise MetaldError(_NOTHING, hint="see metald history")
         if self.is_due(pending):
             undone = (await self.undo(emit, stop)).is_complete
             how = "it was undone" if undone else "undoing it has begun"
-            raise RefusedError(
-                f"the time to confirm run {pending.run} is over: {how}",
-                hint="apply it again, with more time",
-            )
+            raise RefusedError(f"the time to confirm run {pending.run} is over: {how}", hint=_LATE)
         asked = asked_by(pending)
 
         def end(_: Plan) -> None:
@@ -118,6 +118,13 @@ class Confirming:
             stop=stop,
         )
         return outcome, asked.source
+
+    def _refuse_undone(self) -> None:
+        """Raises RefusedError when what somebody wants to confirm has been undone."""
+        told = self.store.events(limit=100, resource=LOCAL_HOST)
+        last = next((event for event in reversed(told) if event.reason in _DECISIONS), None)
+        if last is not None and last.reason == "Undone":
+            raise RefusedError(f"{last.message} since {rfc3339(last.at_s)}", hint=_LATE)
 
     async def undo_if_due(self, emit: Emit, stop: asyncio.Event) -> Outcome | None:
         """Take back what was not confirmed in time; None when there is nothing to."""

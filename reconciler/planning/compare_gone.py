@@ -83,7 +83,7 @@ def _inhabitant(
 ) -> ResourceAddress | None:
     """Something that stays and cannot be without ``address``: a tenant's, a network's."""
     kind = kind_of(address)
-    for other in sorted(standing):
+    for other in sorted(standing, key=lambda a: (_DELETION_ORDER[kind_of(a)], a)):
         if kind == "tenant" and other != address and tenant_of(other) == tenant_of(address):
             return other
         lives = kind_of(other) == "vm" and other in inputs.ledger.managed

@@ -1,0 +1,276 @@
+"""Commit-confirmed: whatever is killed meanwhile, an unconfirmed change is undone, all of it."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.integration.confirmed import (
+    kill_timekeepers,
+    pending,
+    picture,
+    reasons,
+    runs,
+    timekeepers,
+)
+from tests.integration.host import SIMULATED, Host, network, tenant, vm
+from tests.source.repositories import Repo
+
+pytestmark = [pytest.mark.netns]
+ACME = tenant("acme")
+LAN, DMZ = network("acme", "lan"), network("acme", "dmz")
+OPEN = network("acme", "dmz", "ingress: [{from: network/acme/lan, protocol: tcp, ports: [80]}]")
+ONE, TWO = vm("acme", "one", SIMULATED), vm("acme", "two", SIMULATED)
+IN_DMZ = "hypervisor: simulated, interfaces: [{network: dmz}]"
+NEVER = vm("acme", "never", SIMULATED + ", restart: never, protect: false")
+BEFORE = ACME + LAN + DMZ + ONE + TWO + NEVER
+WIDER = tenant("beta") + network("beta", "lan") + vm("beta", "new", SIMULATED)
+
+CHANGES = {
+    "creation": BEFORE + WIDER,
+    "creation of what is protected": BEFORE + WIDER
+    + vm("beta", "safe", SIMULATED + ", protect: true"),
+    "update in place": ACME + LAN + DMZ + TWO + NEVER
+    + vm("acme", "one", SIMULATED + ", power: paused"),
+    "restart": ACME + LAN + DMZ + TWO + NEVER
+    + vm("acme", "one", SIMULATED + ", vcpus: 3"),
+    "another address": ACME + LAN + DMZ + TWO + NEVER
+    + vm("acme", "one", "hypervisor: simulated, interfaces: [{network: dmz}, {network: lan}]"),
+    "rules": ACME + LAN + OPEN + ONE + TWO + NEVER,
+    "deletion": ACME + LAN + ONE,
+    "deletion of everything but a tenant": ACME,
+    "rename": BEFORE.replace("name: one,", "name: uno, renamedFrom: one,"),
+    "rename of the tenant": BEFORE.replace("acme", "apex").replace(
+        "{name: apex}", "{name: apex, renamedFrom: acme}"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def settled(host: Host) -> Iterator[Host]:
+    """A host with the fleet of before on it; no timekeeper outlives the test."""
+    host.write("fleet.yaml", BEFORE)
+    host.run("apply", str(host.specs), "--yes")
+    try:
+        yield host
+    finally:
+        kill_timekeepers(host)
+
+
+def change(host: Host, text: str, seconds: str, expect: int = 0) -> None:
+    host.write("fleet.yaml", text)
+    host.run("apply", str(host.specs), "--yes", "--confirm", seconds, expect=expect)
+    assert pending(host)
+
+
+def undone(host: Host) -> Callable[[], bool]:
+    return lambda: not pending(host) and reasons(host)[-1] == "Undone"
+
+
+def test_every_kind_of_change_is_undone_and_the_host_is_as_before(settled: Host) -> None:
+    before = picture(settled)
+    for name, text in CHANGES.items():
+        change(settled, text, "1h")
+        assert picture(settled) != before, name
+        settled.run("undo")
+        assert not pending(settled), name
+        assert picture(settled) == before, name
+        settled.write("fleet.yaml", BEFORE)
+        assert settled.json("plan", str(settled.specs))["changes"] == [], name
+
+
+def test_a_confirmed_change_stays_and_its_deletions_happen_then(settled: Host) -> None:
+    two = settled.vms()["vm/acme/two"]["uid"]
+    change(settled, CHANGES["deletion"], "1h")
+    stopped = settled.vms()
+    assert "vm/acme/two" in stopped and not settled.runs.vm(two).root.exists()
+    assert len(settled.links()) == 1, "what goes is cut off"
+    refused = settled.run("apply", str(settled.specs), "--yes", expect=4)
+    assert "awaits confirmation until" in refused.stderr
+    settled.run("apply", str(settled.specs), "--yes", "--confirm", "1h", expect=4)
+    settled.run("destroy", "--yes", expect=4)
+
+    settled.run("confirm")
+    assert set(settled.vms()) == {"vm/acme/one"}
+    assert "network/acme/dmz" not in settled.ledger()[1]
+    assert reasons(settled)[-1] == "Confirmed"
+    again = settled.run("confirm", expect=1)
+    assert "nothing awaits confirmation" in again.stderr
+    settled.run("undo", expect=1)
+    assert settled.json("apply", str(settled.specs), "--yes")["outcome"] == "unchanged"
+    settled.until("the timekeeper ends", lambda: not timekeepers(settled))
+
+
+def test_the_timekeeper_alone_undoes_what_was_not_confirmed(settled: Host) -> None:
+    before = picture(settled)
+    change(settled, CHANGES["creation"], "1s")
+    settled.until("it is undone", undone(settled))
+    assert picture(settled) == before
+    settled.until("and the timekeeper ends", lambda: not timekeepers(settled))
+    (undo,) = [run for run in settled.json("history")["items"] if "undo" in run["source"]]
+    assert undo["outcome"] == "done"
+
+
+def test_every_changing_command_rolls_back_first(settled: Host) -> None:
+    """All processes of ours are gone, the deadline has passed: whatever comes next undoes."""
+    before = picture(settled)
+    specs = str(settled.specs)
+    commands = {
+        ("apply", specs, "--yes"): 0,
+        ("confirm",): 4,
+        ("hold", "vm/acme/one"): 0,
+        ("reboot", "vm/beta/new"): 4,
+        ("plan", specs, "--refresh-only"): 0,
+        ("undo",): 0,
+        ("destroy", "--target", "vm/beta/new", "--yes"): 1,
+    }
+    for words, code in commands.items():
+        overdue(settled, CHANGES["creation"])
+        settled.write("fleet.yaml", BEFORE)
+        done = settled.run(*words, expect=code)
+        assert not pending(settled) and "Undone" in reasons(settled)[-2:], words
+        assert "was not confirmed" in done.stdout, words
+        assert picture(settled) == before, words
+
+
+def overdue(host: Host, text: str) -> None:
+    """An unconfirmed change past its deadline, and nobody left who knows of it."""
+    change(host, text, "1h")
+    kill_timekeepers(host)
+    tamper(host, "UPDATE confirmation SET deadline_s = deadline_s - 3600, "
+           "deadline_boot_s = deadline_boot_s - 3600")  # fmt: skip
+
+
+def tamper(host: Host, sql: str) -> None:
+    with closing(sqlite3.connect(host.state.database)) as db, db:
+        db.execute(sql)
+
+
+def test_a_daemon_that_starts_past_the_deadline_rolls_back_and_waits_for_new_specs(
+    settled: Host,
+) -> None:
+    before = picture(settled)
+    overdue(settled, CHANGES["creation"])
+    for _ in range(2):
+        daemon = settled.start("watch", str(settled.specs), "--interval", "1")
+        try:
+            settled.until("it says so", lambda: "waiting for a new one" in settled.log())
+            assert not pending(settled)
+            assert "vm/beta/new" not in settled.vms()
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(30) == 0, settled.log()
+        assert picture(settled) == before
+        (settled.folder / "daemon.log").unlink()
+
+
+def test_under_a_daemon_whoever_is_left_keeps_the_time(settled: Host) -> None:
+    """The source is a remote: nothing but the command tells the daemon of a commit."""
+    repo = Repo(settled.folder / "repo")
+    source = f"file://{repo.top}"
+    push(repo, BEFORE)
+    settled.run("apply", source, "--yes")
+    before = picture(settled)
+    daemon = settled.start("watch", source, "--interval", "60")
+    try:
+        settled.until("it listens", settled.runs.control.exists)
+        rejected = push(repo, CHANGES["creation"])
+        settled.run("apply", source, "--yes", "--confirm", "2s")
+        kill_timekeepers(settled)
+        settled.until("the daemon alone undoes it", undone(settled))
+        settled.until("and says why it waits", lambda: "waiting for a new one" in settled.log())
+        assert f"commit {rejected[:12]} is not applied" in settled.log()
+        assert picture(settled) == before
+
+        push(repo, CHANGES["rules"])
+        settled.run("apply", source, "--yes", "--confirm", "2s")
+    finally:
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait(10)
+    settled.until("the timekeeper alone undoes it", undone(settled))
+    assert picture(settled) == before
+
+    # A daemon that starts does not apply what was rejected; a new commit it does.
+    second = settled.start("watch", source, "--interval", "1")
+    try:
+        settled.until("it waits", lambda: settled.log().count("waiting for a new one") > 1)
+        assert picture(settled) == before
+        push(repo, CHANGES["creation"] + tenant("gamma"))
+        settled.until("the new commit", lambda: "tenant/gamma" in settled.ledger()[1])
+    finally:
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0, settled.log()
+
+
+def push(repo: Repo, text: str) -> str:
+    repo.write("fleet.yaml", text)
+    return repo.commit_all("a change")
+
+
+def killed_once(host: Host, words: tuple[str, ...], when: Callable[[], bool]) -> None:
+    """Start a command and kill it as soon as something is so."""
+    process = host.start(*words)
+    host.until("its moment", lambda: when() or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def test_killed_while_it_changes_and_again_while_it_undoes(settled: Host) -> None:
+    """The change begins, its process dies; the undo begins, its process dies: undone all the
+    same, and never confirmed.
+    """
+    before = picture(settled)
+    settled.write("fleet.yaml", CHANGES["creation of what is protected"])
+    change_it = ("apply", str(settled.specs), "--yes", "--confirm", "1h")
+    killed_once(settled, change_it, lambda: pending(settled))
+    assert pending(settled) and timekeepers(settled)
+    begun = len(settled.json("history")["items"])
+    killed_once(settled, ("undo",), lambda: len(runs(settled)) > begun)
+    refused = settled.run("confirm", expect=4)
+    assert "was not confirmed" in refused.stderr or "is over" in refused.stderr
+    settled.until("it is undone", undone(settled))
+    assert picture(settled) == before
+    settled.until("the timekeeper ends", lambda: not timekeepers(settled))
+
+
+def test_a_change_that_could_not_be_carried_out_whole_is_undone_too(settled: Host) -> None:
+    before = picture(settled)
+    settled.write("fleet.yaml", CHANGES["creation"])
+    planned = settled.json("plan", str(settled.specs))["changes"]
+    (created,) = [entry for entry in planned if entry["resource"] == "vm/beta/new"]
+    (tap,) = [f["after"] for f in created["fields"] if f["path"].endswith(".tap")]
+    settled.ip("link", "add", tap, "type", "veth", "peer", "name", "theirs0")
+    change(settled, CHANGES["creation"], "1h", expect=3)
+    left = settled.run("undo", expect=3)
+    assert "the link is not ours; left alone" in left.stderr
+    assert pending(settled) and reasons(settled)[-1] == "UndoIncomplete"
+    settled.ip("link", "delete", tap)
+    settled.until("the timekeeper brings it to its end", undone(settled))
+    assert picture(settled) == before
+
+
+def test_what_is_in_the_way_of_an_undo_is_named_and_no_change_slips_in(settled: Host) -> None:
+    before = picture(settled)
+    change(settled, CHANGES["creation"], "1h")
+    settled.run("hold")
+    held = settled.run("undo", expect=3)
+    assert "held by root" in held.stderr
+    assert pending(settled)
+    settled.run("confirm", expect=4)
+    refused = settled.run("apply", str(settled.specs), "--yes", expect=4)
+    assert "undoing it is not done" in refused.stderr
+    settled.run("unhold")
+    assert not pending(settled)
+    assert picture(settled) == before
+
+    # What can never be undone may be given up, by a person.
+    change(settled, CHANGES["creation"], "1h")
+    settled.run("undo", "--give-up", expect=4)
+    settled.run("hold")
+    settled.run("undo", expect=3)
+    settled.run("undo", "--give-up")
+    settled.run("unhold")
+    assert not pending(settled) and "vm/beta/new" in settled.vms()
