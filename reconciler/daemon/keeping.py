@@ -106,6 +106,11 @@ class Keeper:
         try:
             tree = await self._tree()
             loaded = await asyncio.to_thread(self.source.load_with_fallback, tree, good)
+            if self._lifts_rejection(loaded, tree.info):
+                # A remote is asked in the background: what was read may be older than what was
+                # rejected. Only a source that says something else now is a new one.
+                tree = await self._tree_now()
+                loaded = await asyncio.to_thread(self.source.load_with_fallback, tree, good)
         except MetaldError as error:
             return await self._without_source(error, good)
         problems = tuple(str(problem) for problem in loaded.problems)
@@ -114,6 +119,8 @@ class Keeper:
             return None
         self._last = (loaded, tree.info)
         self._keep(loaded, tree, good)
+        if self._lifts_rejection(loaded, tree.info):
+            self._store.forget_rejection(tree.info.path)
         return self._unless_rejected(loaded, tree.info, WHOLE, problems)
 
     def _keep(self, loaded: Loaded, tree: Tree, good: Mapping[str, str]) -> None:
@@ -157,14 +164,15 @@ class Keeper:
         self.problems = problems
         self._publish(info, None)
 
+    def _lifts_rejection(self, loaded: Loaded, info: SourceInfo) -> bool:
+        rejection = self._store.rejection(info.path)
+        return rejection is not None and rejection.fleet_digest != fleet_digest(loaded.fleet)
+
     def _unless_rejected(
         self, loaded: Loaded, info: SourceInfo, scope: Scope, problems: tuple[str, ...]
     ) -> Desired:
         rejection = self._store.rejection(info.path)
-        if rejection is None:
-            return Desired(self._request(loaded.fleet, info, scope, loaded.problem_of), problems)
-        if rejection.fleet_digest != fleet_digest(loaded.fleet):
-            self._store.forget_rejection(info.path)
+        if rejection is None or rejection.fleet_digest != fleet_digest(loaded.fleet):
             return Desired(self._request(loaded.fleet, info, scope, loaded.problem_of), problems)
         what = f"commit {info.commit[:12]}" if info.commit else "the specs as they are"
         note = f"{what} is not applied: {rejection.reason}; waiting for a new one"

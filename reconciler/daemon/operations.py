@@ -365,7 +365,7 @@ def _expected(arguments: Arguments) -> str:
     return looked or given
 
 
-NOTHING_DONE = Outcome(Plan("", "", (), (), (), (), (), (), 0))
+NOTHING_DONE = Outcome(Plan("", (), (), (), (), (), (), 0))
 
 
 def _held_subject(arguments: Arguments) -> ResourceAddress:

@@ -124,6 +124,8 @@ def left_with_networks(
         if first and (managed is None or managed.spec_hash != vm.spec_hash):
             found[address] = first
     return found
+
+
 def covers(held: ResourceAddress, address: ResourceAddress) -> bool:
     """A hold on ``held`` keeps ``address`` as it is: itself, all its tenant owns, or everything."""
     return held in {EVERYTHING, address, tenant_address(tenant_of(address))}

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from reconciler.errors import RefusedError
-from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
 from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown

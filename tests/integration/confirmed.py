@@ -11,7 +11,7 @@ from typing import Any
 
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.hypervisors import folders
-from tests.integration.host import Host
+from tests.integration.host import Host, settled_links
 
 SYSCTLS = "grep -rs . /proc/sys/net/ipv6/conf /proc/sys/net/ipv6/neigh | grep -v stable_secret"
 
@@ -21,7 +21,7 @@ def picture(host: Host) -> dict[str, Any]:
     rules = host.inside("nft", "--stateless", "list", "ruleset").stdout
     _, managed, held = host.ledger()
     return {
-        "links": sorted(re.sub(r"^\d+: ", "", line) for line in host.ip("-o", "link").splitlines()),
+        "links": sorted(settled_links(host.ip("-o", "link"))),
         "routes": sorted(host.ip("-6", "route").splitlines()),
         "neighbours": sorted(host.ip("-6", "neigh").splitlines()),
         # Sets are listed in no order.

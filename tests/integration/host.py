@@ -136,7 +136,7 @@ class Host:
     def snapshot(self) -> dict[str, Any]:
         """Everything a refused command must leave as it was."""
         return {
-            "links": self.ip("-o", "link"),
+            "links": settled_links(self.ip("-o", "link")),
             "routes": self.ip("-6", "route"),
             "nft": self.inside("nft", "list", "ruleset").stdout,
             "forwarding": self.inside("cat", "/proc/sys/net/ipv6/conf/all/forwarding").stdout,
@@ -192,6 +192,14 @@ class Host:
                     with contextlib.suppress(OSError):
                         path.rmdir()
             shutil.rmtree(self.folder)
+
+
+def settled_links(listing: str) -> list[str]:
+    """`ip -o link` without what the kernel's link watch sets by itself, up to a second later."""
+    return [
+        re.sub(r"^\d+: |NO-CARRIER,|,LOWER_UP|(qdisc|state) \S+ ", "", line)
+        for line in listing.splitlines()
+    ]
 
 
 async def _typed(console: str, command: str) -> bool:

@@ -120,4 +120,4 @@ def test_a_tenant_goes_only_with_all_that_is_its_own_and_names_it(host: Host) ->
     assert "tenant/acme is not deleted: vm/acme/sim-1 stays in it" in " ".join(warnings)
     host.run("unhold", "vm/acme/sim-1")
     host.run("apply", str(host.specs), "--yes")
-    assert set(host.ledger()[1]) == {"tenant/beta", "host/local"}
+    assert set(host.ledger()[1]) == {"tenant/beta"}
