@@ -58,13 +58,13 @@ def hold(settings: Settings) -> Iterator[Held]:
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     claim = functools.partial(namespace.claim, str(state.root))
     with WriterLock(state, claim=claim) as holder, closing(open_store(state)) as store:
-        interrupted = _close_interrupted_runs(store)
+        interrupted = close_interrupted_runs(store)
         folders.sweep(run)
         engine = Engine(open_world(state, run), store, parallelism=settings.parallelism)
         yield Held(settings, holder, engine, store, run, state, interrupted)
 
 
-def _close_interrupted_runs(store: SqliteStore) -> tuple[str, ...]:
+def close_interrupted_runs(store: SqliteStore) -> tuple[str, ...]:
     """What a killed writer left open: say so; the next plan does what is still to be done."""
     return tuple(_close(store, run) for run in store.unfinished_runs())
 

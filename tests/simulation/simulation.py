@@ -299,11 +299,13 @@ class Simulation:
                 self.host.causes.setdefault(uid, set()).add(how)
 
     def something_happens(self) -> None:
-        taps = self.our_taps()
-        what = self.rng.choice(
+        self.happen(self.rng.choice(
             ("ends", "ends", "ends", "address", "flush", "table", "rules", "sysctl", "reboot",
              "clock", "clock", "strangers")
-        )  # fmt: skip
+        ))  # fmt: skip
+
+    def happen(self, what: str) -> None:
+        taps = self.our_taps()
         self.faults.trace(f"happens: {what}")
         match what:
             case "ends":

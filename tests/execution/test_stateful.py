@@ -1,0 +1,319 @@
+"""The whole engine on the real store, set to work by hypothesis in any order it can think of.
+
+An operator edits a fleet; others change the host; metald applies, is killed after any write to
+its journal and starts again; changes await confirmation, are kept or undone; resources are held.
+After every rule nothing is held twice and the plan is the same whoever makes it, and after every
+apply that says so, nothing is left to do. In the end the host is as a fresh one would be.
+
+The seed is printed; METALD_TEST_SEED repeats a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reconciler.daemon.confirming import Confirming
+from reconciler.daemon.holding import close_interrupted_runs
+from reconciler.errors import MetaldError
+from reconciler.execution.confirming import Asked
+from reconciler.execution.engine import Request, Terms, decide
+from reconciler.execution.outcome import Outcome
+from reconciler.execution.state.store import Reader
+from reconciler.model.fleet import Fleet
+from reconciler.model.times import Moment
+from reconciler.planning.canonical import canonical_json
+from reconciler.planning.planner import Scope
+from reconciler.planning.render import plan_document
+from tests.planning.test_cases import fleet_of
+from tests.simulation.faults import Faults, Killed
+from tests.simulation.loop import VirtualLoop, run
+from tests.simulation.simulation import SOURCE, Simulation, make_template
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+SEED = int(os.environ.get("METALD_TEST_SEED", time.time_ns() % 1_000_000))
+# Numbers to draw from later: hypothesis itself may be asked only when a rule begins.
+SEEDS = st.integers(0, 2**16)
+WANTED = ("complete", "converged", "killed", "confirmed", "undone", "destroyed")
+DRIFTS = ("ends", "address", "flush", "table", "rules", "sysctl", "reboot", "clock")
+
+
+class Cut(Faults):
+    """Dies right after a certain number of writes to the state, else never."""
+
+    writes_left: int | None = None
+
+    def point(self, what: str) -> None:
+        if self.killed:
+            raise Killed
+        name = what.removeprefix("after store.")
+        if self.writes_left is None or name == what or hasattr(Reader, name):
+            return
+        self.writes_left -= 1
+        if self.writes_left < 0:
+            self.killed = True
+            raise Killed
+
+
+class Host(Simulation):
+    """A simulation to which only what a rule says happens."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        super().__init__(0, folder, template)
+        self.faults.__class__ = Cut
+
+    @property
+    def cut(self) -> Cut:
+        assert isinstance(self.faults, Cut)
+        return self.faults
+
+    def moment(self) -> Moment:
+        return Moment(self.now_s(), self.now_s(), self.host.boot_id)
+
+    def confirming(self) -> Confirming:
+        return Confirming(self.engine(), self.store, lambda: None, self.moment)
+
+    def revive(self) -> None:
+        """As `daemon.holding.hold` starts: what was cut off is closed and told."""
+        super().revive()
+        open_runs = self.store.unfinished_runs()
+        told = close_interrupted_runs(self.store)
+        assert len(told) == len(open_runs)
+        assert self.store.unfinished_runs() == ()
+
+    def work(self, act: Callable[[], Any]) -> Any:
+        """Run a coroutine of metald's to its end, to its error, or to its death (None)."""
+        self.loop = VirtualLoop()
+        try:
+            return run(self.loop, act())
+        except MetaldError as error:
+            return error
+        except (Killed, BaseExceptionGroup):
+            if not self.faults.killed:
+                raise
+            self.revive()
+            return None
+        finally:
+            self.cut.writes_left = None
+            self._record = None
+            self.began_s += self.loop.time() + 1
+            self.loop = VirtualLoop()
+            self.loop.close()
+
+
+class Fleets(RuleBasedStateMachine):
+    """See the module. ``seen`` counts what happened: where nothing does, nothing is proved."""
+
+    seen: ClassVar[Counter[str]] = Counter()
+
+    @initialize(number=SEEDS)
+    def begin(self, number: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="metald-stateful-", dir=MEMORY))
+        make_template(self.folder / "template")
+        self.sim = Host(self.folder / "state", self.folder / "template")
+        self.sim.specs.rng = random.Random(number)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "sim"):
+            return
+        try:
+            if self.sim.store.confirmation() is not None:
+                self.finish(self.sim.confirming().undo)
+            self.sim.converge()
+            self.seen["converged"] += 1
+            self.seen["killed"] += self.sim.totals.kills
+        finally:
+            self.sim.close()
+            shutil.rmtree(self.folder)
+
+    # -- what an operator and others do -----------------------------------------------------
+
+    @rule(number=SEEDS, edits=st.integers(1, 3))
+    def edit(self, number: int, edits: int) -> None:
+        self.sim.specs.rng = random.Random(number)
+        for _ in range(edits):
+            self.sim.specs.edit()
+
+    @rule(number=SEEDS, what=st.sampled_from(DRIFTS))
+    def drift(self, number: int, what: str) -> None:
+        self.sim.rng = random.Random(number)
+        self.sim.happen(what)
+
+    @rule(number=SEEDS)
+    def hold_or_unhold(self, number: int) -> None:
+        self.sim.rng = random.Random(number)
+        self.sim.hold_or_unhold()
+
+    # -- what metald does -------------------------------------------------------------------
+
+    def request(self, **scope: Any) -> Request:
+        return Request(self.sim.specs.fleet(), SOURCE, Scope(by_hand=True, **scope))
+
+    @property
+    def pending(self) -> bool:
+        return self.sim.store.confirmation() is not None
+
+    def finish(self, act: Callable[..., Any]) -> Any:
+        """An act of `Confirming`."""
+        return self.sim.work(lambda: act(_quiet, asyncio.Event()))
+
+    @precondition(lambda self: not self.pending)
+    @rule()
+    def apply(self) -> None:
+        request = self.request()
+        outcome = self.sim.work(lambda: self.sim.engine().apply(request, on_progress=_quiet))
+        self.check_complete(request, outcome)
+
+    @precondition(lambda self: not self.pending)
+    @rule(writes=st.integers(0, 40))
+    def apply_and_die(self, writes: int) -> None:
+        request = self.request()
+        self.sim.cut.writes_left = writes
+        self.sim.work(lambda: self.sim.engine().apply(request, on_progress=_quiet))
+
+    @precondition(lambda self: not self.pending)
+    @rule(writes=st.one_of(st.none(), st.integers(0, 40)))
+    def apply_until_confirmed(self, writes: int | None) -> None:
+        request = self.request(defer_deletes=True)
+        before = self.sim.on_record().managed
+        self.before = {a: (entry.uid, entry.spec) for a, entry in before.items()}
+        confirming = self.sim.confirming()
+        begin = confirming.prepare(Asked(request.fleet, SOURCE, request.scope), 60.0)
+        self.sim.cut.writes_left = writes
+        terms = Terms(on_begin=begin)
+        engine = confirming.engine
+        self.sim.work(lambda: engine.apply(request, on_progress=_quiet, terms=terms))
+
+    @precondition(lambda self: self.pending)
+    @rule()
+    def confirm(self) -> None:
+        done = self.finish(self.sim.confirming().confirm)
+        if isinstance(done, tuple):
+            outcome, _ = done
+            assert not self.pending
+            assert isinstance(outcome, Outcome)
+            self.seen["confirmed"] += 1
+
+    @precondition(lambda self: self.pending)
+    @rule(writes=st.one_of(st.none(), st.integers(0, 40)))
+    def undo(self, writes: int | None) -> None:
+        self.sim.cut.writes_left = writes
+        outcome = self.finish(self.sim.confirming().undo)
+        if not isinstance(outcome, Outcome):
+            assert self.pending or outcome is None, outcome
+            return
+        assert outcome.is_complete == (not self.pending)
+        if outcome.is_complete:
+            now = self.sim.on_record().managed
+            assert {a: (entry.uid, entry.spec) for a, entry in now.items()} == self.before
+            self.seen["undone"] += 1
+        else:
+            refused = self.finish(self.sim.confirming().confirm)
+            assert isinstance(refused, MetaldError), "an undo that has begun is not confirmed"
+
+    @precondition(lambda self: not self.pending)
+    @rule(writes=st.one_of(st.none(), st.integers(0, 40)), meant=st.integers(0, 4))
+    def destroy(self, writes: int | None, meant: int) -> None:
+        if meant:  # not too often: whatever comes after it begins with nothing
+            return
+        request = Request(Fleet.of(()), SOURCE, Scope(destroy=True, by_hand=True))
+        self.sim.cut.writes_left = writes
+        outcome = self.sim.work(lambda: self.sim.engine().apply(request, on_progress=_quiet))
+        if outcome is not None:
+            assert isinstance(outcome, Outcome) and outcome.is_complete, outcome
+            assert not (self.sim.on_record().managed or self.sim.on_record().held)
+            self.seen["destroyed"] += 1
+
+    # -- what must hold ---------------------------------------------------------------------
+
+    def check_complete(self, request: Request, outcome: Any) -> None:
+        """Said to be complete: nothing is left, and the ledger says what the host holds."""
+        if not isinstance(outcome, Outcome) or not outcome.is_complete:
+            self.seen["incomplete"] += 1
+            return
+        self.seen["complete"] += 1
+        plan = self.sim.plan(request)
+        assert plan is not None
+        if any(recovery.verdict != "start" for recovery in plan.recoveries):
+            return
+        assert plan.is_empty, plan
+        ledger = self.sim.on_record()
+        if not ledger.holds and not plan.warnings:
+            taps = {entry.value for held in ledger.held.values() for entry in held
+                    if entry.kind == "tap"}  # fmt: skip
+            assert set(self.sim.host.taps) == taps
+            assert set(self.sim.host.vms) <= {entry.uid for entry in ledger.managed.values()}
+
+    @invariant()
+    def nothing_is_held_twice_and_no_law_is_broken(self) -> None:
+        if hasattr(self, "sim"):
+            self.sim.host.check()
+            held = self.sim.on_record().held.values()
+            values = [(entry.kind, entry.value) for owned in held for entry in owned]
+            assert len(values) == len(set(values))
+            assert self.sim.store.unfinished_runs() == ()
+
+    @invariant()
+    def the_plan_is_the_same_whoever_makes_it(self) -> None:
+        """From one observation: the same id and the same document, in whatever order files are."""
+        if not hasattr(self, "sim"):
+            return
+        sim, request = self.sim, self.request()
+        documents = list(sim.specs.documents)
+        sim.rng.shuffle(documents)
+        shuffled = Request(fleet_of(documents), SOURCE, request.scope)
+        observed = sim.work(lambda: sim.engine().survey.observe(request))
+        ledger = sim.on_record()
+        made = [_planned(entry, observed, ledger) for entry in (request, request, shuffled)]
+        assert made[0] == made[1] == made[2]
+
+
+def _planned(request: Request, observed: Any, ledger: Any) -> str:
+    try:
+        plan = decide(request, observed, ledger)
+    except MetaldError as error:
+        return type(error).__name__
+    return plan.id + canonical_json(plan_document(plan, SOURCE))
+
+
+def _quiet(_: object) -> None:
+    return
+
+
+def play(examples: int, steps: int) -> None:
+    print(f"METALD_TEST_SEED={SEED}")
+    machine = Fleets.TestCase
+    machine.settings = settings(
+        max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    seed(SEED)(machine)
+    Fleets.seen.clear()
+    machine("runTest").runTest()
+    print(dict(Fleets.seen))
+    rare = [what for what in WANTED if Fleets.seen[what] < examples / 10]
+    assert not rare, f"hardly ever happened: {rare} of {dict(Fleets.seen)}"
+
+
+@pytest.mark.timeout(300)
+def test_any_order_of_edits_drift_kills_confirmations_and_holds_converges() -> None:
+    play(40, 25)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_thousands_of_orders() -> None:
+    play(3000, 60)
