@@ -78,6 +78,10 @@ class Host:
                 [*METALD, *words], env=self.environment, stdout=log, stderr=log, text=True
             )
 
+    def status(self) -> str:
+        """What a daemon says it keeps applied; empty before its first pass."""
+        return self.runs.source.read_text() if self.runs.source.exists() else ""
+
     def log(self) -> str:
         return (self.folder / "daemon.log").read_text()
 

@@ -171,12 +171,12 @@ def test_under_a_daemon_whoever_is_left_keeps_the_time(settled: Host) -> None:
     """The source is a remote: nothing but the command tells the daemon of a commit."""
     repo = Repo(settled.folder / "repo")
     source = f"file://{repo.top}"
-    push(repo, BEFORE)
+    first = push(repo, BEFORE)
     settled.run("apply", source, "--yes")
     before = picture(settled)
     daemon = settled.start("watch", source, "--interval", "60")
     try:
-        settled.until("it listens", settled.runs.control.exists)
+        settled.until("it has asked", lambda: first in settled.status())
         rejected = push(repo, CHANGES["creation"])
         settled.run("apply", source, "--yes", "--confirm", "2s")
         kill_timekeepers(settled)
