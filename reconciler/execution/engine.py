@@ -313,7 +313,8 @@ class Engine:
 
 
 def _refuse_findings(request: Request, resolution: Resolution) -> None:
-    if resolution.findings:
+    # Of the daemon, what cannot be resolved keeps nothing else from being as it should.
+    if resolution.findings and (request.strict or not resolution.is_usable):
         raise SpecError(tuple(request.explain(entry) for entry in resolution.findings))
 
 

@@ -101,6 +101,11 @@ def _plan(
     elif observed.unlisted:
         draft.blocked.append((host_of(fleet), observed.unlisted))
     else:
+        draft.blocked += [
+            (address, why)
+            for address, why in resolution.unresolved.items()
+            if inputs.selected(address) and not aim.is_held(address)
+        ]
         _compare(draft, inputs, observed.network, aim)
         if not scope.destroy:
             _registrations(draft, inputs, resolution, aim)
@@ -168,14 +173,18 @@ def _recorded_after(draft: Draft, inputs: Inputs, aim: Aim) -> Specs:
 
 def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
     fleet, scope = aim.fleet, aim.scope
+    left_out = {address for address, _ in draft.blocked}
     gone = [
         address
         for address in inputs.ledger.managed
         if address not in fleet.vms
         and address not in fleet.records
+        and address not in left_out
         and inputs.selected(address)
         and not aim.is_held(address)
     ]
+    if left_out:
+        gone = [address for address in gone if not _may_be_needed(draft, address)]
     if scope.keep_gone:
         draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
     else:
@@ -185,6 +194,15 @@ def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
         managed = inputs.ledger.managed if gone else ()
         standing = {a for a in managed if kind_of(a) == "vm" and aim.is_held(a)}
         compare_gone(draft, inputs, network, gone, (fleet.frozen_tenants, standing))
+
+
+def _may_be_needed(draft: Draft, address: ResourceAddress) -> bool:
+    """Something of the same tenant cannot be resolved: its network may stay in use."""
+    first = next((a for a, _ in draft.blocked if tenant_of(a) == tenant_of(address) != ""), None)
+    if first is None or kind_of(address) == "vm":
+        return False
+    draft.warnings.append(f"{address} is not deleted: {first} cannot be resolved")
+    return True
 
 
 def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> None:

@@ -30,7 +30,7 @@ from reconciler.model.specs import (
 from reconciler.planning.claims import Claims
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
-from reconciler.planning.renames import renamed, renames_of
+from reconciler.planning.renames import all_documents, renamed, renames_of
 from reconciler.planning.resolve_vms import resolve_vms
 from reconciler.planning.resolving import Work, recorded_metadata, undeclared
 
@@ -43,7 +43,8 @@ class Resolution:
     """The desired state, what must be recorded for it, and what keeps it from being planned.
 
     ``releases``: allocations of resources that stay, but no longer use them. ``renames``: new
-    address to the one in the ledger (``planning.renames``).
+    address to the one in the ledger (``planning.renames``). ``unresolved``: what could not be,
+    with why; it is no part of ``fleet``, and none of what is to go either.
     """
 
     fleet: ResolvedFleet
@@ -52,6 +53,12 @@ class Resolution:
     releases: tuple[Allocation, ...]
     findings: tuple[Finding, ...]
     renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
+    unresolved: Mapping[ResourceAddress, str] = field(default_factory=dict)
+
+    @property
+    def is_usable(self) -> bool:
+        """All that is wrong concerns resources that were left out."""
+        return all(finding.resource in self.unresolved for finding in self.findings)
 
 
 def resolve(
@@ -79,7 +86,7 @@ def resolve(
     fresh = resolve_vms(work, memo)
     releases = [
         entry
-        for address in (*work.records, *fresh)
+        for address in (*work.records, *(vm for vm in fresh if vm in work.vms))
         if address in ledger.managed
         for entry in claims.unused(address)
     ]
@@ -90,7 +97,19 @@ def resolve(
         tuple(sorted(releases)),
         tuple(work.findings),
         renames,
+        _unresolved(work),
     )
+
+
+def _unresolved(work: Work) -> Mapping[ResourceAddress, str]:
+    """By address, in its own words or in those of what it depends on."""
+    why = {entry.resource: f"{entry.message}: {entry.hint}" for entry in work.findings}
+    found = {}
+    for document in all_documents(work.fleet) if why else ():
+        address = document.address
+        if address not in work.records and address not in work.vms:
+            found[address] = why.get(address, "its tenant or network cannot be resolved")
+    return found
 
 
 def _record(work: Work, document: AnyDocument, spec: Mapping[str, Any]) -> None:

@@ -4,21 +4,25 @@ left as it was, whatever happens around it meanwhile, and taken up again where i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from reconciler.errors import SpecError
+from reconciler.execution.engine import Request, decide
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold
-from reconciler.model.observed import Unknown
+from reconciler.model.observed import ImageFacts, Unknown
 from reconciler.model.plan import Plan
 from reconciler.planning.planner import Scope
+from reconciler.planning.render import SourceInfo
 from reconciler.planning.resolve import resolve
 from reconciler.planning.undo import fleet_of as undo_of
 from reconciler.planning.undo import remember
 from tests.planning.test_cases import fleet_of
-from tests.planning.world import World
+from tests.planning.world import MINIMAL, World
 
 A, B = ResourceAddress("vm/acme/a"), ResourceAddress("vm/acme/b")
 BY_HAND = Scope(by_hand=True)
@@ -203,3 +207,23 @@ def test_all_that_a_tenant_has_on_record_goes_by_its_new_name_at_once() -> None:
     assert world.managed[ResourceAddress("vm/gamma/b")].spec["vcpus"] == 1
     back = undo_of(remember(world.ledger()), world.ledger())
     assert not disruptions(world.plan(back, BY_HAND))
+
+
+def test_of_the_daemon_a_vm_that_cannot_be_resolved_keeps_no_other_from_being_healed() -> None:
+    world = World()
+    other = vm("b", spec={"boot": {"kernel": "/boot/k"}})
+    world.images["/boot/k|"] = replace(MINIMAL, initrd="", initrd_sha256="")
+    world.apply(fleet(vm("a"), other))
+    world.images["/boot/k|"] = ImageFacts(problem="it cannot be read", hint="put it there")
+    world.set_phase(A, "dead")
+    request = Request(fleet(vm("a"), other), SourceInfo("specs"), strict=False)
+    made = decide(request, world.observed(), world.ledger())
+    assert made.blocked == ((B, "it cannot be read: put it there"),)
+    assert [entry.resource for entry in made.recoveries] == [A]
+    assert not [step for step in made.steps if step.resource != A]
+    assert not (made.changes or made.releases)
+    with pytest.raises(SpecError):
+        decide(replace(request, strict=True), world.observed(), world.ledger())
+    gone = replace(request, fleet=fleet_of([document("Tenant", "acme"), vm("a"), other]))
+    made = decide(gone, world.observed(), world.ledger())
+    assert not [change for change in made.changes if change.action == "delete"]
