@@ -166,7 +166,9 @@ class Operations:
             Source(location.at(arguments["commit"]), cache).load
         )
         head_tree = await asyncio.to_thread(now.tree)
-        head = await asyncio.to_thread(now.load_with_fallback, head_tree, {})
+        # Read as the daemon reads it, else its next look would be at another fleet.
+        good = self.store.good_documents(now.location.name)
+        head = await asyncio.to_thread(now.load_with_fallback, head_tree, good)
         scope = Scope(by_hand=True)
         request = Request(
             loaded.fleet, source, scope, explain=loaded.problem_of,
@@ -176,7 +178,10 @@ class Operations:
         reason = f"rolled back to {source.commit[:12]}"
         rejection = rejection_of(asked, loaded.fleet, at_s=time.time(), reason=reason)
         terms = Terms(_expected(arguments), on_begin=lambda _: self.store.reject(rejection))
-        return reply(await self._carry_out(request, terms, emit), source)
+        outcome = await self._carry_out(request, terms, emit)
+        if not outcome.run_id:
+            self.store.reject(rejection)  # all is so already, and is to stay so
+        return reply(outcome, source)
 
     async def destroy(self, arguments: Arguments, emit: Emit) -> Reply:
         """``targets``, ``purge``: remove what is managed; what a daemon still declares is held."""
