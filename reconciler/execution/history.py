@@ -143,7 +143,7 @@ def _next(looked: Looked, address: ResourceAddress) -> Iterator[dict[str, Any]]:
     """What is due, what keeps it from being done now, and until when."""
     due = [*_due(looked.differing, address)]
     yield from due
-    holds, retry = looked.ledger.holds, looked.ledger.retries.get(address)
+    holds, retry = looked.ledger.lasting_holds(), looked.ledger.retries.get(address)
     for held in (address, tenant_address(tenant_of(address)), EVERYTHING):
         hold = holds.get(held)
         if hold is not None:

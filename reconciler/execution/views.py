@@ -59,7 +59,7 @@ def _record_status(managed: Managed) -> dict[str, Any]:
 
 def vm_status(seen: Seen, managed: Managed) -> dict[str, Any]:
     """Phase, process, identity, addresses and conditions of a VM."""
-    state = seen.observed.vms.get(managed.uid)
+    state = seen.observed.vm(managed.uid)
     record = seen.ledger.vms.get(managed.uid)
     interfaces = managed.spec.get("interfaces", ())
     live = state if isinstance(state, VmState) else None
@@ -94,7 +94,7 @@ def phase_of(managed: Managed, state: VmState | Unknown | None, record: VmRecord
 
 def conditions(seen: Seen, managed: Managed) -> list[dict[str, Any]]:
     """``Ready`` and ``NetworkReady``, each with reason and time of the look."""
-    state = seen.observed.vms.get(managed.uid)
+    state = seen.observed.vm(managed.uid)
     record = seen.ledger.vms.get(managed.uid)
     phase = phase_of(managed, state, record)
     wanted = managed.spec.get("power", "running")
@@ -133,7 +133,7 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
         for entry in allocations
         if entry.resource == managed.address
     ]
-    hold = seen.ledger.holds.get(managed.address)
+    hold = seen.ledger.lasting_holds().get(managed.address)
     return {
         "format": "metald.description/v1",
         **item(seen, managed),
@@ -166,7 +166,7 @@ def status_document(seen: Seen, source: Mapping[str, Any] | None) -> dict[str, A
                 "reason": hold.reason,
                 "until": None if hold.until_s is None else rfc3339(hold.until_s),
             }
-            for hold in seen.ledger.holds.values()
+            for hold in seen.ledger.lasting_holds().values()
         ],
         "vms": vms,
     }

@@ -119,3 +119,11 @@ class Ledger:
     now_s: float
     durations: Mapping[tuple[str, str], float] = field(default_factory=dict)
     retries: Mapping[ResourceAddress, Retry] = field(default_factory=dict)
+
+    def lasting_holds(self) -> Mapping[ResourceAddress, Hold]:
+        """Holds that are not over by themselves."""
+        return {
+            address: hold
+            for address, hold in self.holds.items()
+            if hold.until_s is None or hold.until_s > self.now_s
+        }

@@ -127,3 +127,7 @@ class Observed:
     vms: Mapping[str, VmState | Unknown]
     images: Mapping[str, ImageFacts]
     unlisted: str = ""
+
+    def vm(self, uid: str) -> VmState | Unknown | None:
+        """One VM as it was seen; None only when it is proved absent."""
+        return self.vms.get(uid, Unknown(self.unlisted) if self.unlisted else None)

@@ -48,11 +48,11 @@ def active_holds(
     if scope.destroy:
         return ()
     found = {hold.address: hold for hold in _frozen(modes, ledger)}
-    for address, hold in ledger.holds.items():
-        if hold.until_s is not None and hold.until_s <= ledger.now_s:
-            continue
-        if not hold.spec_hash or (not scope.by_hand and _stands(fleet, hold)):
-            found[address] = hold
+    found |= {
+        address: hold
+        for address, hold in ledger.lasting_holds().items()
+        if not hold.spec_hash or (not scope.by_hand and _stands(fleet, hold))
+    }
     return tuple(hold for _, hold in sorted(found.items()))
 
 

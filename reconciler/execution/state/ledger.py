@@ -222,7 +222,8 @@ def record_retries(
 
 
 def add_hold(db: sqlite3.Connection, hold: Hold) -> None:
-    """Replace the hold on this address."""
+    """Replace the hold on this address; those that are over go."""
+    db.execute("DELETE FROM holds WHERE until_s <= ?", (hold.since_s,))
     db.execute(
         "INSERT OR REPLACE INTO holds (address, owner, reason, since_s, spec_hash, until_s)"
         " VALUES (?, ?, ?, ?, ?, ?)",

@@ -207,3 +207,12 @@ def test_a_hold_and_a_back_off_go_with_a_resource_that_is_renamed(store: SqliteS
     begin(store, plan_of(replace(WEB, address=new, renamed_from=WEB.address)))
     ledger = store.ledger(2.0)
     assert [*ledger.managed] == [*ledger.holds] == [*ledger.retries] == [new]
+
+
+def test_holds_that_are_over_go_when_another_is_made(store: SqliteStore) -> None:
+    db = ResourceAddress("vm/acme/db")
+    store.add_hold(Hold(WEB.address, "op", "for a while", 1.0, "", 5.0))
+    store.add_hold(Hold(db, "op", "for good", 4.0, ""))
+    assert set(store.ledger(6.0).holds) == {WEB.address, db}
+    store.add_hold(Hold(db, "op", "for good", 5.0, ""))
+    assert set(store.ledger(6.0).holds) == {db}
