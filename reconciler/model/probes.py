@@ -15,7 +15,7 @@ FLOW_LABEL = 0x6D7D1
 # Octets behind the start of the transport header: a secret of the run, then the packet's number.
 TOKEN_OFFSET, TOKEN_BYTES, NUMBER_BYTES = 20, 8, 4
 
-# Packets of one run; the sets that note them hold 65,535. The usual bound takes some seconds.
+# Packets of one run: some seconds for the usual bound, a minute at most for any.
 PROBES_AT_MOST, PROBES_USUALLY = 60_000, 4_096
 
 
@@ -63,11 +63,6 @@ class Sightings:
     unsent: Mapping[int, str] = field(default_factory=dict)
     injected: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     guarded: bool = True
-
-    @property
-    def settled(self) -> frozenset[int]:
-        """Those of which it is known what became."""
-        return self.heard | self.returned | self.arrived.keys() | self.stopped.keys()
 
 
 # By the mark that templates/nftables/metald.nft gives where a packet ends.

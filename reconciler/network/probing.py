@@ -12,9 +12,8 @@ import asyncio
 import json
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv6Address
 from itertools import groupby
 from pathlib import Path
@@ -37,6 +36,10 @@ _TRIES, _WAIT_S, _PAUSE_S = 3, 1.0, 0.02
 # Above what Linux guests use for their own connections (net.ipv4.ip_local_port_range).
 _FIRST_PORT, _LAST_PORT = 61001, 65535
 _GLOBAL_SCOPE, _HOST_ADDRESSES = "00", 4
+_EMPTY = "".join(
+    f"flush set {FAMILY} {VERIFY_TABLE} {s}\n" for s in ("arrived", "heard", "returned")
+)
+_EMPTY_OWN = f"flush set {FAMILY} {TABLE} stopped\n"
 _FORGET = f"table {FAMILY} {VERIFY_TABLE}\ndelete table {FAMILY} {VERIFY_TABLE}\n"
 
 
@@ -57,6 +60,10 @@ class _Run:
     def __init__(self, token: bytes, *, guarded: bool) -> None:
         self._token, self._guarded = token, guarded
         self._source_port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT + 1)
+        self._arrived: dict[int, frozenset[str]] = {}
+        self._heard: set[int] = set()
+        self._returned: set[int] = set()
+        self._stopped: dict[int, int] = {}
         self._unsent: dict[int, str] = {}
         self._injected: dict[str, tuple[int, int]] = {}
         self._deadline = time.monotonic() + DEADLINE_S
@@ -71,18 +78,22 @@ class _Run:
                 self._unsent.update((shot.number, why) for shot in batch)
                 continue
             await self._settle(batch)
-        return await self._look()
+        return self._sightings()
 
     async def _settle(self, batch: Sequence[Shot]) -> None:
-        """Send a batch until it is known what became of each; a lost one is sent again."""
+        """Send a batch until it is known what became of each; a lost one is sent again.
+
+        The sets are emptied before, so that a look costs the same in every batch.
+        """
+        await _nft(_EMPTY + (_EMPTY_OWN if self._guarded else ""))
         left = list(batch)
         for _ in range(_TRIES):
             await asyncio.to_thread(self._send, left)
             left = [shot for shot in left if shot.number not in self._unsent]
             until = time.monotonic() + _WAIT_S
             while True:
-                seen = await self._look()
-                left = [shot for shot in left if shot.number not in seen.settled]
+                await self._look()
+                left = [shot for shot in left if not self._is_settled(shot.number)]
                 if not left or time.monotonic() > until:
                     break
                 await asyncio.sleep(_PAUSE_S)
@@ -104,21 +115,26 @@ class _Run:
             except MetaldError as error:
                 self._unsent.update((shot.number, str(error)) for shot in packets)
 
-    async def _look(self) -> Sightings:
+    def _is_settled(self, number: int) -> bool:
+        noted = (self._arrived, self._stopped, self._heard, self._returned)
+        return any(number in found for found in noted)
+
+    async def _look(self) -> None:
+        """Add to what was seen."""
         found = await _sets("table", FAMILY, VERIFY_TABLE)
         own = await _sets("set", FAMILY, TABLE, "stopped") if self._guarded else {}
-        arrived: dict[int, set[str]] = defaultdict(set)
         for number, link in found["arrived"]:
-            arrived[int(number)].add(str(link))
+            links = self._arrived.get(int(number), frozenset())
+            self._arrived[int(number)] = links | {str(link)}
+        self._heard |= {int(number) for (number,) in found["heard"]}
+        self._returned |= {int(number) for (number,) in found["returned"]}
+        self._stopped |= {int(number): int(where) for number, where in own.get("stopped", ())}
+
+    def _sightings(self) -> Sightings:
         return Sightings(
-            arrived={number: frozenset(links) for number, links in arrived.items()},
-            heard=frozenset(int(number) for (number,) in found["heard"]),
-            returned=frozenset(int(number) for (number,) in found["returned"]),
-            stopped={int(number): int(where) for number, where in own.get("stopped", ())},
-            unsent=dict(self._unsent),
-            injected=dict(self._injected),
-            guarded=self._guarded,
-        )
+            self._arrived, frozenset(self._heard), frozenset(self._returned), self._stopped,
+            self._unsent, self._injected, self._guarded,
+        )  # fmt: skip
 
 
 def _by_source(shot: Shot) -> Station:
@@ -148,15 +164,14 @@ async def _watched(token: bytes) -> AsyncIterator[bool]:
         await _nft(_FORGET)
         if guarded:
             gone = f"delete element {FAMILY} {TABLE} probes {{ 0x{token.hex()} }}\n"
-            await _nft(f"{gone}flush set {FAMILY} {TABLE} stopped\n")
+            with suppress(commands.CommandError):  # our table went meanwhile, its sets with it
+                await _nft(gone + _EMPTY_OWN)
 
 
 async def _announce(token: bytes) -> bool:
     """Tell our rules the token; False when there are none. Raises RefusedError for older ones."""
     try:
-        # What a killed run left under the same numbers would be taken for this one's.
-        forget = f"flush set {FAMILY} {TABLE} stopped\n"
-        await _nft(f"{forget}add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
+        await _nft(f"{_EMPTY_OWN}add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
     except commands.CommandError as error:
         tables = await _listed("tables", FAMILY)
         if not any(entry.get("table", {}).get("name") == TABLE for entry in tables):
