@@ -68,12 +68,10 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
     ledger = inputs.ledger
     managed = ledger.managed.get(vm.address)
     changed = managed is None or managed.spec_hash != vm.spec_hash
-    generation = 1
-    if managed is not None:
-        anew = changed and is_another_generation(managed.spec, vm.spec)
-        generation = managed.generation + int(anew)
+    anew = managed is not None and changed and is_another_generation(managed.spec, vm.spec)
+    generation = 1 if managed is None else managed.generation + int(anew)
     record = ledger.vms.get(vm.uid)
-    found = Found(state, record, generation, inputs.observed.boot_id, ledger.now_s)
+    found = Found(state, record, generation, inputs.observed.boot_id, ledger.now_s, anew)
     fields: tuple[FieldChange, ...] = ()
     if managed is None:
         fields = shown(vm.spec, path="spec")

@@ -35,13 +35,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How a VM was found: its process (None: proved absent), what is on record, and when."""
+    """How a VM was found: its process (None: proved absent), what is on record, and when.
+
+    ``changed``: what it is declared to be is not what it ended as.
+    """
 
     state: VmState | None
     record: VmRecord | None
     generation: int
     boot_id: str
     now_s: float
+    changed: bool = False
 
 
 def is_live(state: VmState | None) -> bool:
@@ -63,6 +67,8 @@ def decide(vm: ResolvedVm, found: Found) -> Decision:
         return _ended(vm, found, record)
     if vm.power == "paused":
         return _gone_while_paused(found)
+    if found.changed:
+        return Decision("start", f"its spec changed after it ended ({_how_it_ended(found)})")
     if record.boot_id != found.boot_id:
         return Decision("start", "the host rebooted since it was started")
     return _exited(vm, found, record)
@@ -109,6 +115,8 @@ def _gone_while_paused(found: Found) -> Decision:
 def _how_it_ended(found: Found) -> str:
     if found.state is not None and found.state.phase is VmPhase.PANICKED:
         return "the guest crashed"
+    if found.state is not None and found.state.phase is VmPhase.OFF:
+        return "the guest powered itself off"
     if found.record is not None and found.record.boot_id != found.boot_id:
         return "the host rebooted"
     return "its VMM is gone"
