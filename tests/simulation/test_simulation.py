@@ -1,8 +1,8 @@
 """Seeds of the simulation: whatever goes wrong, the laws hold and the host converges.
 
 METALD_SIMULATION_SEED plays one seed again; METALD_SIMULATION_STEPS, _SEEDS and _FIRST change
-how many steps, how many seeds and the first of them. The soak takes a core about a minute
-for three seeds.
+how many steps, how many seeds and the first of them. The soak plays thousands of seeds, and
+some for thousands of steps: half an hour of two cores.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pytest
 from tests.simulation.simulation import Simulation, Totals, make_template
 
 SEEDS, STEPS = 200, 100
-SOAK_SEEDS, SOAK_STEPS = 2000, 2000
+# (seeds, steps): many lives, and long ones, whose history grows.
+SOAK = ((2000, 200), (40, 2000))
 MEMORY = Path("/dev/shm")
 
 
@@ -77,9 +78,10 @@ def test_a_seed_plays_the_same_every_time(folder: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_thousands_of_seeds_with_thousands_of_steps(folder: Path) -> None:
+@pytest.mark.parametrize(("many", "long"), SOAK)
+def test_thousands_of_seeds_and_thousands_of_steps(folder: Path, many: int, long: int) -> None:
     """All cores; each failing seed is told, and the others go on."""
-    seeds, steps = seeds_and_steps(SOAK_SEEDS, SOAK_STEPS)
+    seeds, steps = seeds_and_steps(many, long)
     totals, failed = Totals(), []
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         running = {pool.submit(play, seed, steps, folder): seed for seed in seeds}
