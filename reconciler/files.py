@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace ``path`` by ``data`` durably: temporary at its final mode, fsync, rename, fsync.
+    Not ``durable``: atomically for whoever reads, and no more.
 
     Raises OSError; the previous content is then untouched and no temporary stays behind.
     """
@@ -22,12 +23,14 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             os.fchmod(stream.fileno(), mode)
             stream.write(payload)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.replace(name, path)  # noqa: PTH105 - mkstemp gives a name, not a Path
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

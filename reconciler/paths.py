@@ -130,6 +130,11 @@ class RunPaths:
         return self.root / "vms"
 
     @property
+    def records(self) -> Path:
+        """Copies of what is on record, for `adopt` (root only)."""
+        return self.root / "records"
+
+    @property
     def source(self) -> Path:
         """What the daemon keeps applied, and what it last said of it, for `status`."""
         return self.root / "source.json"

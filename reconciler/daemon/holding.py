@@ -15,6 +15,7 @@ from reconciler.daemon import timekeeper
 from reconciler.daemon.confirming import Confirming
 from reconciler.daemon.desired import Location
 from reconciler.daemon.operations import Operations
+from reconciler.execution.copies import Copies
 from reconciler.execution.engine import Engine
 from reconciler.execution.host import open_world
 from reconciler.execution.lock import Holder, WriterLock
@@ -60,7 +61,10 @@ def hold(settings: Settings) -> Iterator[Held]:
     with WriterLock(state, claim=claim) as holder, closing(open_store(state)) as store:
         interrupted = close_interrupted_runs(store)
         folders.sweep(run)
-        engine = Engine(open_world(state, run), store, parallelism=settings.parallelism)
+        copies = Copies(run)
+        copies.renew(lambda: store.ledger(time.time()), after_a_kill=bool(interrupted))
+        world = open_world(state, run)
+        engine = Engine(world, store, parallelism=settings.parallelism, copies=copies)
         yield Held(settings, holder, engine, store, run, state, interrupted)
 
 

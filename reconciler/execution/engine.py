@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from reconciler import collector
 from reconciler.errors import Problem, RefusedError, SpecError
+from reconciler.execution.copies import Copies
 from reconciler.execution.evidence import evidence_of
 from reconciler.execution.executor import Executor, OnProgress
 from reconciler.execution.observation import to_text
@@ -27,6 +28,7 @@ from reconciler.execution.state.store import LedgerReader, Store
 from reconciler.execution.world import World
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
+from reconciler.model.kept import KeptRecord
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
@@ -167,6 +169,7 @@ class Engine:
         parallelism: int = 4,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        copies: Copies | None = None,
     ) -> None:
         self.world = world
         self.store = store
@@ -175,6 +178,7 @@ class Engine:
         self.clock = clock
         self.jitter = jitter
         self._memo = Memo()
+        self.copies = copies
 
     async def apply(
         self,
@@ -232,6 +236,7 @@ class Engine:
         with self.store.grouped():
             run_id = self.store.begin_run(chosen, call.request.source, now_s=self.clock())
             call.terms.on_begin(run_id)
+        await asyncio.to_thread(self._copy, chosen)
         executor = Executor(
             self._context(observed), run_id, call.on_progress,
             call.request.parallelism or self.parallelism, call.stop,
@@ -251,7 +256,13 @@ class Engine:
         network = observed.network
         sysctls = network.sysctls if isinstance(network, NetworkState) else {}
         generations = {entry.uid: entry.generation for entry in ledger.managed.values()}
-        return Context(self.world, self.store, ledger, observed.boot_id, generations, sysctls)
+        return Context(
+            self.world, self.store, ledger, observed.boot_id, generations, sysctls, self.copies
+        )
+
+    def _copy(self, chosen: Plan) -> None:
+        if self.copies is not None:
+            self.copies.keep(KeptRecord(r.address, r.uid, r.spec) for r in chosen.registrations)
 
     async def _verify(
         self, call: _Call, outcome: Outcome, look_again: Planner
@@ -302,6 +313,8 @@ class Engine:
         if outcome.is_complete or outcome.interrupted:
             ended = "interrupted" if outcome.interrupted else "done"
         ledger = self.survey.ledger()
+        if self.copies is not None:
+            self.copies.keep_host(ledger)
         failed = retries_after(outcome, ledger, self.jitter)
         settled = ledger.retries.keys() - {entry.resource for entry in failed}
         settled -= {entry.resource for entry in outcome.plan.waiting}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.errors import BugError, MetaldError
+from reconciler.execution.copies import Copies
 from reconciler.execution.state.store import Store
 from reconciler.execution.world import World
 from reconciler.model.firewall import Element
@@ -45,6 +46,7 @@ class Context:
     """What operations need besides the step: world, store, and the ledger after recording.
 
     ``generations``: spec generation by VM uid. ``known_sysctls``: values before this run.
+    ``copies``: of what is on record, where they are kept.
     """
 
     world: World
@@ -53,6 +55,7 @@ class Context:
     boot_id: str
     generations: Mapping[str, int]
     known_sysctls: Mapping[str, str]
+    copies: Copies | None = None
 
 
 def batch_key(step: Step) -> str:
@@ -133,6 +136,8 @@ async def _remove_taps(context: Context, steps: Sequence[Step]) -> Failures:
 
 def _retire(context: Context, step: Step) -> None:
     assert isinstance(step.operation, Retire)  # noqa: S101 - grouped by kind
+    if context.copies is not None:
+        context.copies.drop(step.operation.uid)
     context.store.retire(step.operation.uid, now_s=context.ledger.now_s)
 
 

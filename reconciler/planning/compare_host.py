@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.model.addresses import ResourceAddress, host_address
 from reconciler.model.firewall import ALLOW, Element
-from reconciler.model.observed import NetworkState, TapState
+from reconciler.model.observed import NetworkState
 from reconciler.model.plan import (
     Change,
     ChangeElements,
@@ -21,9 +21,9 @@ from reconciler.model.plan import (
     RestoreSysctls,
     SetSysctls,
 )
-from reconciler.model.resolved import ALIAS_PREFIX, ResolvedFleet
+from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.draft import FIREWALL, SYSCTLS, Draft, Inputs
-from reconciler.planning.ownership import is_ours
+from reconciler.planning.ownership import alias_parts, elements_about, foreign_taps, is_ours
 
 LOCAL_HOST = host_address("local")
 _RULES = "status.firewall.rules"
@@ -100,8 +100,7 @@ def remove_orphans(
     ours = [
         state
         for state in orphans
-        if ("tap", state.name) in inputs.ledger.taken
-        or is_ours(inputs.ledger, *_alias_parts(state))
+        if ("tap", state.name) in inputs.ledger.taken or is_ours(inputs.ledger, *alias_parts(state))
     ]
     foreign = {state.name for state in orphans} - {state.name for state in ours}
     draft.warnings.extend(
@@ -121,6 +120,7 @@ def remove_orphans(
         for element in draft.other_elements - known.elements
         if element.container != ALLOW and not spared.intersection(element.key)
     )
+    stale -= elements_about(foreign, draft.other_elements)
     if stale:
         draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
     fields = [FieldChange(f"status.links.{name}", alias, None) for name, alias in links]
@@ -131,14 +131,14 @@ def remove_orphans(
         draft.changes.append(Change(host, "update", "none", tuple(fields), reason))
 
 
-def _alias_parts(state: TapState) -> tuple[str, str]:
-    """(owner, uid) written in a link's alias; empty strings when it reads differently."""
-    words = state.alias.removeprefix(ALIAS_PREFIX).split(" ")
-    return (words[0], words[1]) if len(words) == 2 else ("", "")  # noqa: PLR2004
-
-
 def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
     """Remove our table and restore sysctls, after everything else; nothing is managed then."""
+    strangers = foreign_taps(inputs.ledger, network)
+    if strangers:
+        draft.warnings.append(
+            f"rules and sysctls stay: {len(strangers)} links of another state folder need them"
+        )
+        return
     before = tuple(draft.steps)
     fields = []
     if network.firewall.listing is not None:

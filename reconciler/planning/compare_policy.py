@@ -14,6 +14,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import ALLOW, Element, allow_element, zone_class
 from reconciler.model.plan import Change, ChangeElements, FieldChange
 from reconciler.planning.draft import FIREWALL, Draft, Inputs
+from reconciler.planning.ownership import elements_about, foreign_taps
 from reconciler.planning.policy import Allowed, Specs, allowed_between
 
 _PROTOCOL_PARTS = {"tcp": "tcp", "udp": "udp", "icmpv6": "ipv6-icmp", "any": "0-255"}
@@ -29,6 +30,10 @@ def compare_policy(draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAdd
         return
     recorded = {address: entry.spec for address, entry in inputs.ledger.managed.items()}
     homes = _homes({**recorded, **specs})
+    strangers = foreign_taps(inputs.ledger, inputs.observed.network)
+    theirs = elements_about(strangers, draft.other_elements)
+    # What opens a network of ours is ours to close, whoever is at the other end.
+    present -= {element for element in theirs if not homes.keys() & set(element.key[:2])}
     told = {change.resource for change in draft.changes}
     found: dict[ResourceAddress, set[Element]] = defaultdict(set)
     for element in present ^ wanted:

@@ -5,8 +5,13 @@ Names and aliases alone prove nothing: another state folder may have written the
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from reconciler.model import identity
+from reconciler.model.firewall import ALLOW, Element, zone_class
 from reconciler.model.ledger import Ledger
+from reconciler.model.observed import NetworkState, TapState, Unknown
+from reconciler.model.resolved import ALIAS_PREFIX
 
 
 def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
@@ -20,3 +25,39 @@ def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
         identity.derive_uid(ledger.secret, owner=owner, incarnation=number) == uid
         for number in range(1, ledger.incarnations.get(address, 0) + 1)
     )
+
+
+def alias_parts(state: TapState) -> tuple[str, str]:
+    """(owner, uid) written in a link's alias; empty strings when it reads differently."""
+    words = state.alias.removeprefix(ALIAS_PREFIX).split(" ")
+    return (words[0], words[1]) if len(words) == 2 else ("", "")  # noqa: PLR2004
+
+
+def foreign_taps(ledger: Ledger, network: NetworkState | Unknown) -> frozenset[str]:
+    """Links that carry metald's alias and are not provably ours."""
+    if isinstance(network, Unknown):
+        return frozenset()
+    return frozenset(
+        name
+        for name, state in network.taps.items()
+        if ("tap", name) not in ledger.taken and not is_ours(ledger, *alias_parts(state))
+    )
+
+
+def elements_about(taps: AbstractSet[str], elements: AbstractSet[Element]) -> frozenset[Element]:
+    """Every firewall element that lets these links' VMs talk: their own, their addresses'
+    membership, and what their networks are allowed.
+    """
+    if not taps:
+        return frozenset()
+    own = {element for element in elements if taps & set(element.key)}
+    zones = {element.value for element in own if element.container == "zone_of"}
+    classes = {zone_class(int(zone, 0)) for zone in zones}
+    addresses = {element.key[2] for element in own if element.container == "bound"}
+    return frozenset(own) | {
+        element
+        for element in elements
+        if (element.container == "members" and element.key[0] in zones
+            and element.key[1] in addresses)
+        or (element.container == ALLOW and (element.key[0] in zones or element.key[1] in classes))
+    }  # fmt: skip

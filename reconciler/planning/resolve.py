@@ -142,7 +142,7 @@ def _reserve_statics(work: Work) -> None:
 def _tenant(work: Work, tenant: Tenant) -> None:
     address = tenant.address
     uid, _ = work.identity(address)
-    pool = _pool(work)
+    pool = _declared_pool(work) or identity.default_pool(work.ledger.secret)
     prefix = _prefix(work, (address, uid), tenant.spec.prefix, (pool, TENANT_PREFIX_LENGTH))
     if prefix is None:
         return
@@ -150,11 +150,9 @@ def _tenant(work: Work, tenant: Tenant) -> None:
     _record(work, tenant, {**dump_spec(tenant), "prefix": str(prefix)})
 
 
-def _pool(work: Work) -> IPv6Network:
-    for host in work.fleet.hosts.values():
-        if host.spec.prefix_pool is not None:
-            return host.spec.prefix_pool
-    return identity.default_pool(work.ledger.secret)
+def _declared_pool(work: Work) -> IPv6Network | None:
+    pools = (host.spec.prefix_pool for host in work.fleet.hosts.values())
+    return next((pool for pool in pools if pool is not None), None)
 
 
 def _network(work: Work, network: Network) -> None:
@@ -189,7 +187,7 @@ def _prefix(
     within, length = pool
     for held in claims.held(uid, "prefix"):
         kept = IPv6Network(held)
-        if kept.subnet_of(within) and kept.prefixlen == length and not _is_static(work, kept):
+        if _fits(work, kept, pool) and not _is_static(work, kept):
             return IPv6Network(claims.keep("prefix", held))
     free = (
         str(candidate)
@@ -204,6 +202,13 @@ def _prefix(
         work.findings.append(Finding(address, ("spec", "prefix"), message, hint))
         return None
     return IPv6Network(claims.take("prefix", first, owner=uid, resource=address))
+
+
+def _fits(work: Work, kept: IPv6Network, pool: tuple[IPv6Network, int]) -> bool:
+    # The default pool follows from the host's secret; an adopted tenant's came from another.
+    if pool[1] == TENANT_PREFIX_LENGTH and _declared_pool(work) is None:
+        return kept.prefixlen >= TENANT_PREFIX_LENGTH
+    return kept.subnet_of(pool[0]) and kept.prefixlen == pool[1]
 
 
 def _is_static(work: Work, candidate: IPv6Network) -> bool:

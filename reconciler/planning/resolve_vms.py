@@ -135,6 +135,9 @@ def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, A
             "initrdSha256": launch.boot.initrd_sha256,
             "cmdline": launch.boot.cmdline,
         }
+        # Where the image has words of its own, its document needs the VM's apart.
+        if vm.spec.boot is not None and vm.spec.boot.cmdline != launch.boot.cmdline:
+            spec["boot"]["extra"] = vm.spec.boot.cmdline
     return spec
 
 

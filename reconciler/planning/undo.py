@@ -97,7 +97,8 @@ def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _boot(boot: Mapping[str, Any]) -> dict[str, Any]:
-    words = {"cmdline": boot["cmdline"]} if boot.get("cmdline") else {}
+    own = boot.get("extra") if boot.get("image") else boot["cmdline"]
+    words = {"cmdline": own} if own else {}
     if boot.get("image"):
         return {"image": boot["image"], **words}
     files = {"kernel": boot["kernel"], **words}
