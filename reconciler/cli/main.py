@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "confirm": ("apply", "Keep the change that awaits confirmation."),
     "undo": ("apply", "Take back the change that awaits confirmation."),
     "rollback": ("apply", "Apply an earlier commit."),
+    "adopt": ("adopt", "Put on record what runs here and is not."),
     "hold": ("operate", "Take a resource, or everything, out of the loop."),
     "unhold": ("operate", "Let the loop have it again."),
     "watch": ("serve", "Reconcile on change and against drift."),

@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reconciler.daemon import adopting
 from reconciler.daemon.client import connect_or_none
 from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.holding import hold
 from reconciler.daemon.replies import addresses, limit, plan_hash
 from reconciler.errors import MetaldError
+from reconciler.execution.copies import Copies
 from reconciler.execution.engine import Request, Survey, decide
 from reconciler.execution.host import open_world
 from reconciler.execution.images import ImageStore
@@ -183,6 +185,22 @@ async def plan_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
         limit=limit(arguments), agreed=plan_hash(arguments),
     )  # fmt: skip
     return await _plan(settings, request, offline=bool(arguments.get("offline")))
+
+
+async def adoption_now(settings: Settings, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an adoption with these arguments would put on record now (`Operations.adopt`)."""
+    state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
+    client = await connect_or_none(run.control)
+    if client is not None:
+        async with client:
+            raise adopting.watched("its source")
+    with closing(open_reader(state)) as reader:
+        if reader.exists:
+            return await adopting.preview(
+                Survey(open_world(state, run), reader), Copies(run), arguments
+            )
+    with hold(settings) as held:
+        return await adopting.preview(held.engine.survey, Copies(run), arguments)
 
 
 async def plan_rollback_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reconciler.daemon import adopting
 from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
 from reconciler.daemon.confirming import Confirming
 from reconciler.daemon.desired import Location, Source
@@ -82,6 +83,7 @@ class Operations:
             "rollback": self.rollback,
             "destroy": self.destroy,
             "reboot": self.reboot,
+            "adopt": self.adopt,
             "confirm": self.confirm,
             "undo": self.undo,
             "refresh": self.refresh,
@@ -217,6 +219,13 @@ class Operations:
             address(arguments["address"]), on_progress=progress(emit), source=source
         )
         return reply(outcome, source)
+
+    async def adopt(self, arguments: Arguments, _: Emit) -> Reply:
+        """``out``, ``only``, ``expectId``: put on record what runs here and is not."""
+        if self.watching is not None:
+            raise adopting.watched(self.watching.name)
+        self.confirming.refuse_while_pending()
+        return await adopting.carry_out(self.engine, arguments)
 
     async def confirm(self, _: Arguments, emit: Emit) -> Reply:
         """Keep the change that awaits confirmation."""

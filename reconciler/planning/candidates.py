@@ -216,7 +216,8 @@ def _tenant(
         return Candidate(address, copy.uid, copy.spec, (claim,), "as it was on record")
     uid = _new_uid(basis.ledger, address)
     others = [p for owner, found in networks.items() if owner != address for p in found]
-    prefix = str(_around(networks.get(address, []), others))
+    own = networks.get(address)
+    prefix = str(_around(own, others) if own else _free_prefix(basis, uid, others))
     spec: dict[str, Any] = {"prefix": prefix, "quota": {}, "pricePlan": None, "labels": {}}
     claim = Allocation("prefix", prefix, uid, address)
     untold = ("labels", "quota", "pricePlan")
@@ -225,12 +226,24 @@ def _tenant(
 
 def _around(own: list[IPv6Network], others: list[IPv6Network]) -> IPv6Network:
     """The widest prefix a tenant can have had: around its own networks, and nobody else's."""
-    first = own[0] if own else IPv6Network("fd00::/64")
+    first = own[0]
     for length in _TENANT_LENGTHS:
         prefix = first.supernet(new_prefix=length)
         if all(p.subnet_of(prefix) for p in own) and not any(p.overlaps(prefix) for p in others):
             return prefix
     return first.supernet(new_prefix=_TENANT_LENGTHS[0])  # the checks say what is wrong with it
+
+
+def _free_prefix(basis: Basis, uid: str, others: list[IPv6Network]) -> IPv6Network:
+    """For a tenant without any network: one like `auto` would give it."""
+    pool = identity.default_pool(basis.ledger.secret)
+    taken = {value for kind, value in basis.ledger.taken if kind == "prefix"}
+    free = (
+        prefix
+        for prefix in identity.subnets_within(uid, pool, _TENANT_LENGTHS[0])
+        if str(prefix) not in taken and not any(p.overlaps(prefix) for p in others)
+    )
+    return next(free)
 
 
 def _shared(basis: Basis, excluded: Excluded, users: Iterable[Candidate]) -> list[Candidate]:

@@ -193,8 +193,8 @@ def _boot_of(boot: BootFiles, images: Mapping[str, ImageFacts]) -> dict[str, Any
     )  # fmt: skip
     if facts is None or not same or not boot.cmdline.startswith(facts.cmdline):
         return {"image": None, **spec}
-    extra = boot.cmdline.removeprefix(facts.cmdline).strip()
-    return {**spec, "image": name, **({"extra": extra} if extra else {})}
+    own = boot.cmdline.removeprefix(facts.cmdline).strip()
+    return {**spec, "image": name, **({"extra": own} if own != boot.cmdline else {})}
 
 
 def _image_name(boot: BootFiles) -> str:

@@ -97,7 +97,7 @@ def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _boot(boot: Mapping[str, Any]) -> dict[str, Any]:
-    own = boot.get("extra") if boot.get("image") else boot["cmdline"]
+    own = boot.get("extra", boot["cmdline"])
     words = {"cmdline": own} if own else {}
     if boot.get("image"):
         return {"image": boot["image"], **words}
