@@ -19,7 +19,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.kept import Kept
 from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, VmState
-from reconciler.model.plan import Change, Plan, Registration
+from reconciler.model.plan import Change, ChangeElements, Plan, Registration
 from reconciler.model.specs import AnyDocument
 from reconciler.planning.candidates import Basis, Candidate, conflicts, disagreements, gather
 from reconciler.planning.checks import check
@@ -38,8 +38,8 @@ class Adoption:
     """What would be adopted. ``plan``: its record, as a run without steps; ``documents``: the
     specs that say it; ``untold``: what of them is a default because nothing tells it.
 
-    ``left``: found and not adopted. ``differences``: of the host itself, which the next apply
-    corrects. ``recoveries``: what the restart policy will do. ``beside``: how much is on
+    ``left``: found and not adopted. ``differences``: what the next apply corrects, and
+    touches no VM. ``recoveries``: what the restart policy will do. ``beside``: how much is on
     record already. ``ledger``: how it will read.
     """
 
@@ -203,7 +203,8 @@ class _Trial:
         self._final = _with_specs(trial, {a: resolved[a] for a in self._candidates})
         self._found = find_drift(self._sight.observed, self._final)
         for change in self._found.changes:
-            found.setdefault(change.resource, _told(change))
+            if not self._is_tolerable(change):
+                found.setdefault(change.resource, _told(change))
         for address, reason in self._found.blocked:
             found.setdefault(address, f"it cannot be seen: {reason}")
         return self._own(found)
@@ -211,7 +212,17 @@ class _Trial:
     def _own(self, found: Reasons) -> Reasons:
         """Only what concerns candidates; a tenant's or network's concerns all that it owns."""
         owners = {a for c in self._candidates for a in _owners(c, self._candidates[c])}
-        return {a: why for a, why in found.items() if a in owners and kind_of(a) != "host"}
+        return {a: why for a, why in found.items() if a in owners}
+
+    def _is_tolerable(self, change: Change) -> bool:
+        """It touches no VM: the host's own, or closing what leads to a network nobody knows."""
+        candidate = self._candidates.get(change.resource)
+        if kind_of(change.resource) == "host":
+            return True
+        if candidate is None or not candidate.untold or self._found is None:
+            return False
+        steps = [s.operation for s in self._found.steps if s.resource == change.resource]
+        return all(isinstance(o, ChangeElements) and not o.add for o in steps) and bool(steps)
 
     def adoption(self, left: tuple[Left, ...]) -> Adoption:
         """The result, once there is no objection."""
@@ -237,7 +248,7 @@ class _Trial:
             {c.address: c.untold for c in candidates.values() if c.untold},
             tuple(c.record for c in candidates.values() if c.record is not None),
             left,
-            tuple(c for c in found.changes if kind_of(c.resource) == "host"),
+            tuple(c for c in found.changes if self._is_tolerable(c)),
             tuple((r.resource, r.reason) for r in found.recoveries if r.resource in candidates),
             len(self._basis.ledger.managed),
             ledger,

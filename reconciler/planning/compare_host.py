@@ -120,7 +120,7 @@ def remove_orphans(
         for element in draft.other_elements - known.elements
         if element.container != ALLOW and not spared.intersection(element.key)
     )
-    stale -= elements_about(foreign, draft.other_elements)
+    stale -= elements_about(spared, draft.other_elements)
     if stale:
         draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
     fields = [FieldChange(f"status.links.{name}", alias, None) for name, alias in links]
