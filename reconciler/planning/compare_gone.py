@@ -151,7 +151,9 @@ def remove_stray_vms(
             _remove_stray(draft, state, host)
         else:
             spared.update(entry.tap for entry in state.launch.interfaces)
-            draft.warnings.append(f"VM {uid} is not of this state folder; left alone")
+            draft.warnings.append(
+                f"VM {uid} is not of this state folder; left alone (metald adopt)"
+            )
     return spared
 
 
