@@ -57,7 +57,6 @@ def elements_about(taps: AbstractSet[str], elements: AbstractSet[Element]) -> fr
     return frozenset(own) | {
         element
         for element in elements
-        if (element.container == "members" and element.key[0] in zones
-            and element.key[1] in addresses)
-        or (element.container == ALLOW and (element.key[0] in zones or element.key[1] in classes))
-    }  # fmt: skip
+        if (element.container == "members" and (zones | addresses) & set(element.key))
+        or (element.container == ALLOW and (zones | classes) & set(element.key[:2]))
+    }

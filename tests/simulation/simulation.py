@@ -387,11 +387,14 @@ class Simulation:
         request = Request(Fleet.of(()), SOURCE, Scope(destroy=True, by_hand=True))
         outcome = self.apply(request, "destroy")
         require(outcome is not None and outcome.is_complete, f"destroy leaves {outcome}")
-        self.host.strangers.elements.clear()
+        strangers = bool(self.host.strangers.taps)
         self.host.check()
         require(not (self.ours() or self.our_taps()), "destroy leaves VMs or taps")
         require(not self.on_record().managed, "destroy leaves resources on record")
-        require(set(self.host.sysctls.values()) == {"0"}, "destroy leaves sysctls as it set them")
+        # Whose taps stay needs the rules and the forwarding as much as before.
+        require(strangers or self.host.listing is None, "destroy leaves the rules")
+        clean = set(self.host.sysctls.values()) == {"0"}
+        require(strangers or clean, "destroy leaves sysctls as it set them")
 
 
 __all__ = ["Simulation", "SpecError", "Totals", "Violation", "make_template"]
