@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reconciler.model.addresses import ResourceAddress
@@ -22,6 +22,7 @@ from reconciler.planning.adoption import (
     wanted_documents,
     with_kept,
 )
+from reconciler.planning.planner import Scope
 from reconciler.planning.undo import fleet_of as fleet_from_record
 from reconciler.planning.undo import remember
 from tests.planning.test_cases import fleet_of
@@ -151,7 +152,8 @@ def test_without_copies_links_and_entries_tell_networks_and_rules() -> None:
 def test_random_fleets_lose_their_state_and_are_adopted(seed: int, with_copies: bool) -> None:
     specs = Specs(random.Random(seed))
     world = World()
-    world.apply(specs.fleet())
+    world.apply(specs.fleet(), Scope(by_hand=True))
+    assume(len(world.managed) == len(specs.fleet()))  # nothing of it was frozen from the start
     kept = copies(world) if with_copies else replace(Kept(), firewall=world.loaded)
     if with_copies:
         new, _ = check_adopted(world, kept)
@@ -167,14 +169,8 @@ def test_random_fleets_lose_their_state_and_are_adopted(seed: int, with_copies: 
             assert {c.resource for c in plan.changes} <= {c.resource for c in adoption.differences}
     for uid, state in world.vms.items():
         assert new.vms[uid] is state
-    new.carry_out(new.plan(specs.fleet(), replace_scope()))
+    new.carry_out(new.plan(specs.fleet(), Scope(destroy=True)))
     assert not [a for a in new.allocations.values() if a.resource.startswith("vm/")]
-
-
-def replace_scope() -> Any:
-    from reconciler.planning.planner import Scope
-
-    return Scope(destroy=True)
 
 
 def test_what_was_adopted_is_restarted_renamed_and_destroyed_like_any_other() -> None:
@@ -193,7 +189,7 @@ def test_what_was_adopted_is_restarted_renamed_and_destroyed_like_any_other() ->
     assert new.uid_of("vm/acme/www") == uid
     documents[6]["spec"]["protect"] = False
     new.apply(fleet_of(documents))
-    new.carry_out(new.plan(fleet_of(documents), replace_scope()))
+    new.carry_out(new.plan(fleet_of(documents), Scope(destroy=True)))
     assert new.leftovers() == []
     assert new.allocations == {}
 
