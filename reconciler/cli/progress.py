@@ -32,6 +32,7 @@ _STEP_WORDS = {
     "Verdict": "verdict recorded",
 }
 _QUIET = frozenset({"ChangeElements", "Retire"})
+_ROWS = 10
 
 
 class Reporter:
@@ -45,6 +46,7 @@ class Reporter:
         self._verbose = verbose
         self._show = show
         self._began: dict[str, float] = {}
+        self._took: dict[str, tuple[float, int]] = {}
         self._live: Progress | None = None
         self._total: TaskID | None = None
         self._running: dict[str, TaskID] = {}
@@ -84,19 +86,11 @@ class Reporter:
         if not sys.stdout.isatty() or not steps:
             return
         # rich takes 60 ms to import: only where there is something live to see.
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import Progress  # noqa: PLC0415
 
-        self._live = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True), transient=True,
-        )  # fmt: skip
+        from reconciler.cli.live import columns  # noqa: PLC0415
+
+        self._live = Progress(*columns(), transient=True)
         self._total = self._live.add_task("steps", total=steps)
         self._live.start()
 
@@ -104,14 +98,29 @@ class Reporter:
         key, word = event["key"], _STEP_WORDS.get(event["operation"], event["operation"])
         if event["state"] == "started":
             self._began[key] = time.monotonic()
-            if self._live is not None and event["operation"] not in _QUIET:
-                title = f"  {event['resource']}: {word} …"
-                self._running[key] = self._live.add_task(title, total=None)
+            self._run(key, event, word)
             return
+        self._learn(event)
         self._advance(key)
         line = self._line(event, word)
         if line:
             self._print(line)
+
+    def _run(self, key: str, event: Mapping[str, Any], word: str) -> None:
+        """A row for what runs now; a batch of hundreds shows the first few."""
+        if self._live is None or event["operation"] in _QUIET or len(self._running) >= _ROWS:
+            return
+        known = self._took.get(event["operation"])
+        expected_s = None if known is None else known[0] / known[1]
+        title = f"  {safe(event['resource'])}: {word} …"
+        self._running[key] = self._live.add_task(title, total=None, expected_s=expected_s)
+
+    def _learn(self, event: Mapping[str, Any]) -> None:
+        """How long steps of a kind take: what the next of them will take, about."""
+        if event["state"] == "done" and event["key"] in self._began:
+            seconds, count = self._took.get(event["operation"], (0.0, 0))
+            took = time.monotonic() - self._began[event["key"]]
+            self._took[event["operation"]] = (seconds + took, count + 1)
 
     def _advance(self, key: str) -> None:
         if self._live is None or self._total is None:

@@ -33,7 +33,7 @@ def test_apply_twice_then_heal_a_deleted_tap_without_restarting_anything(host: H
     assert [(c["resource"], c["action"], c["disruption"]) for c in changes] == [
         (WEB_1, "update", "none")
     ]
-    assert [f["path"] for f in changes[0]["fields"]] == [f"status.taps.{status['taps'][0]}"]
+    assert [f["path"] for f in changes[0]["fields"]] == ["status.interfaces[front].link"]
     host.run("plan", QUICKSTART, "--detailed-exitcode", expect=2)
 
     assert host.json("apply", QUICKSTART, "--yes")["outcome"] == "done"
