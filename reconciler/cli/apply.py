@@ -29,6 +29,8 @@ from reconciler.settings import Settings
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h|d|)$")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# Beyond this the moment it ends could not be told any more.
+_LONGEST_S = 3650 * 86400.0
 
 
 def seconds_of(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -38,7 +40,10 @@ def seconds_of(_: click.Context, __: click.Parameter, value: str | None) -> floa
     match = _DURATION.match(value)
     if match is None or not float(match[1]):
         raise click.BadParameter(f"{value!r} is no duration like 60s, 5m or 2h")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST_S:
+        raise click.BadParameter(f"{value!r} is more than ten years")
+    return seconds
 
 
 @click.command()

@@ -33,7 +33,7 @@ def history(ctx: click.Context, limit: int, output: str) -> None:
 
 
 @history.command("show")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(1, 2**63 - 1))
 @output_options
 @click.pass_context
 def show(ctx: click.Context, number: int, output: str) -> None:

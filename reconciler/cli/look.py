@@ -14,7 +14,6 @@ from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.output import output_options, print_data, yaml_text
 from reconciler.cli.text import safe, table
 from reconciler.errors import MetaldError
-from reconciler.model.addresses import ResourceAddress
 from reconciler.settings import Settings
 
 KINDS = ("tenant", "network", "vm", "image", "host", "priceplan")
@@ -136,10 +135,11 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
 def describe(ctx: click.Context, address: str, output: str) -> None:
     """Everything about one resource: identity, allocations, process, events."""
     settings = enter_host(ctx)
+    from reconciler.daemon.replies import address as parsed  # noqa: PLC0415
     from reconciler.execution.views import description  # noqa: PLC0415
 
     seen, looking = _seen(settings)
-    managed = seen.ledger.managed.get(ResourceAddress(address))
+    managed = seen.ledger.managed.get(parsed(address))
     if managed is None:
         raise MetaldError(
             "nothing by that address is managed here", subject=address, hint="see metald get vm"

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from reconciler.errors import MetaldError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print a JSON document.")
@@ -76,6 +78,8 @@ def source_options(command: F) -> F:
 
 def location_arguments(place: str, options: dict[str, Any]) -> dict[str, Any]:
     """A place and the source options, as operations take them."""
+    if not place:  # an unset variable of a script must not become the current folder
+        raise MetaldError("the PATH is empty", hint="name a folder, a file or a repository")
     local = "://" not in place and not (":" in place and "@" in place.split(":", 1)[0])
     return {
         "path": str(Path(place).absolute()) if local else place,

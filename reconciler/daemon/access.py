@@ -22,7 +22,7 @@ from reconciler.daemon import adopting
 from reconciler.daemon.client import connect_or_none
 from reconciler.daemon.desired import Location, Source
 from reconciler.daemon.holding import hold
-from reconciler.daemon.replies import addresses, limit, plan_hash
+from reconciler.daemon.replies import addresses, limit, plan_hash, refuse_unknown
 from reconciler.errors import MetaldError
 from reconciler.execution.copies import Copies
 from reconciler.execution.engine import Request, Survey, decide
@@ -233,6 +233,7 @@ async def _plan(settings: Settings, request: Request, *, offline: bool) -> Plann
 
 
 async def _planned(survey: Survey, request: Request) -> Planned:
+    refuse_unknown(request.scope, request.fleet, survey.ledger())
     observed, ledger = await survey.observe(request), survey.ledger()
     plan = decide(request, observed, ledger)
     return Planned(plan, request.source, request.fleet, observed, ledger)
@@ -244,6 +245,7 @@ def _plan_offline(state: StatePaths, reader: Reader, request: Request) -> Planne
     images = ImageStore(state).look_at(wanted_images(request.fleet))
     observed = replace(observed, images=images)
     ledger = reader.ledger(time.time())
+    refuse_unknown(request.scope, request.fleet, ledger)
     made = decide(request, observed, ledger)
     note = f"offline: planned against what was observed at {moment}"
     made = replace(made, warnings=(*made.warnings, note))

@@ -25,6 +25,7 @@ from reconciler.daemon.replies import (
     limit,
     plan_hash,
     progress,
+    refuse_unknown,
     reply,
 )
 from reconciler.daemon.stopping import Stopping
@@ -145,6 +146,7 @@ class Operations:
             limit=limit(arguments), agreed=plan_hash(arguments),
             parallelism=arguments.get("parallelism"),
         )  # fmt: skip
+        refuse_unknown(scope, loaded.fleet, self.store.ledger(time.time()))
         terms = self._terms(arguments, request)
         try:
             outcome = await self._carry_out(request, terms, emit)
@@ -200,7 +202,7 @@ class Operations:
         request = Request(
             Fleet.of(()), source, Scope(targets=targets, exclude=exclude, destroy=True)
         )
-        self._check_known(targets)
+        self._check_known(targets | exclude)
         before = self.store.ledger(time.time()).managed
         outcome = await self._carry_out(request, Terms(_expected(arguments)), emit)
         if outcome.is_complete and targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,13 @@ from reconciler.errors import EXIT_DONE, EXIT_PARTIAL, MetaldError
 from reconciler.execution.executor import StepProgress
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.reports import apply_document
-from reconciler.model.addresses import ResourceAddress, parse_address
+from reconciler.model.addresses import ResourceAddress, host_address, parse_address
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger
 from reconciler.planning.guards import HASH_DIGITS, MaxDestroy, is_plan_hash, parse_max_destroy
+from reconciler.planning.renames import all_documents
 from reconciler.planning.render import SourceInfo
+from reconciler.planning.scope import Scope
 
 Emit = Callable[[Mapping[str, Any]], object]
 Arguments = Mapping[str, Any]
@@ -45,6 +50,21 @@ def progress(emit: Emit) -> Callable[[StepProgress], None]:
 def addresses(arguments: Arguments, key: str) -> frozenset[ResourceAddress]:
     """A list of addresses. Raises MetaldError for one that is none."""
     return frozenset(address(text) for text in arguments.get(key) or ())
+
+
+def refuse_unknown(scope: Scope, fleet: Fleet, ledger: Ledger) -> None:
+    """A mistyped --target would do nothing, a mistyped --exclude what it was to prevent.
+
+    Raises MetaldError naming the first address that is neither declared nor managed.
+    """
+    known = {*ledger.managed, *(entry.address for entry in all_documents(fleet))}
+    for name in sorted((scope.targets | scope.exclude) - known - {host_address("local")}):
+        near = difflib.get_close_matches(name, known, n=1)
+        raise MetaldError(
+            "nothing by that address is declared or managed here",
+            subject=name,
+            hint=f"did you mean {near[0]}?" if near else "correct it",
+        )
 
 
 def address(text: str) -> ResourceAddress:

@@ -320,7 +320,7 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     Raises RefusedError when the VM is not on record or declared stopped.
     """
     managed = ledger.managed.get(address)
-    if managed is None:
+    if managed is None or kind_of(address) != "vm":
         raise RefusedError("no such VM is managed here", subject=address, hint="see metald get vm")
     vm = recorded_vm(ledger, managed)
     if vm.power == "stopped":
