@@ -196,8 +196,10 @@ class Engine:
         """
 
         def look_again(observed: Observed, ledger: Ledger) -> Plan:
-            # What was agreed to has been decided on: looking again asks nobody.
-            return decide(replace(request, limit=None), observed, ledger, self._memo)
+            # What was agreed to has been decided on: looking again asks nobody. What the daemon
+            # keeps by its guard is not among what is left to do.
+            again = replace(request, limit=None) if request.strict else request
+            return decide(again, observed, ledger, self._memo)
 
         observed = await self.survey.observe(request)
         ledger = self.survey.ledger()

@@ -35,7 +35,12 @@ def declared_digest(spec: Mapping[str, Any]) -> str:
         {key: value for key, value in entry.items() if key not in _DERIVED}
         for entry in spec.get("interfaces", ())
     ]
-    return digest({**spec, "interfaces": interfaces})
+    found = {**spec, "interfaces": interfaces}
+    if spec.get("boot"):
+        # An image that is built anew is no other declaration.
+        named = {"image"} if spec["boot"].get("image") else {"kernel", "initrd", "cmdline"}
+        found["boot"] = {key: spec["boot"].get(key) for key in (*named, "extra")}
+    return digest(found)
 
 
 def active_holds(

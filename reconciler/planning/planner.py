@@ -186,7 +186,7 @@ def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
     if left_out:
         gone = [address for address in gone if not _may_be_needed(draft, address)]
     if scope.keep_gone:
-        draft.warnings.extend(f"{address} is not deleted: {scope.keep_gone}" for address in gone)
+        draft.refused += [(address, f"it is not deleted: {scope.keep_gone}") for address in gone]
     else:
         draft.gone_reason = (
             "destroyed by an operator" if scope.destroy else reasons.NO_LONGER_DECLARED

@@ -220,3 +220,13 @@ def test_a_vm_that_completed_is_not_started_anew_because_its_network_is_renamed(
     rows[1]["metadata"] = {"name": "lan", "tenant": "acme", "renamedFrom": "front"}
     made = world.plan(fleet_of(rows))
     assert not any(isinstance(step.operation, StartVm) for step in made.steps)
+
+
+def test_what_the_daemons_guard_keeps_is_refused_so_that_nobody_calls_it_converged() -> None:
+    world = World()
+    names = [f"vm{number}" for number in range(8)]
+    world.apply(of(**dict.fromkeys(names, LAN)))
+    request = Request(of(), SourceInfo("specs"), strict=False, limit=UNATTENDED)
+    made = decide(request, world.observed(), world.ledger())
+    assert not (made.changes or made.steps)
+    assert {address for address, _ in made.refused} == {f"vm/acme/{name}" for name in names}

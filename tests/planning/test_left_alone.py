@@ -16,6 +16,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold
 from reconciler.model.observed import ImageFacts, Unknown
 from reconciler.model.plan import Plan
+from reconciler.planning.holds import declared_digest
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import SourceInfo
 from reconciler.planning.resolve import resolve
@@ -227,3 +228,15 @@ def test_of_the_daemon_a_vm_that_cannot_be_resolved_keeps_no_other_from_being_he
     gone = replace(request, fleet=fleet_of([document("Tenant", "acme"), vm("a"), other]))
     made = decide(gone, world.observed(), world.ledger())
     assert not [change for change in made.changes if change.action == "delete"]
+
+
+def test_what_was_destroyed_by_hand_does_not_come_back_because_its_image_was_built_anew() -> None:
+    world = World()
+    wanted = fleet(vm("a"))
+    world.apply(wanted)
+    spec = world.managed[A].spec
+    world.apply(fleet())
+    world.holds[A] = Hold(A, "op", "destroyed by hand", world.now_s, declared_digest(spec))
+    world.images["minimal"] = replace(MINIMAL, kernel_sha256="9" * 64)
+    assert not world.plan(wanted).steps
+    assert world.plan(fleet(vm("a", spec={"vcpus": 2}))).steps, "another declaration ends it"
