@@ -33,7 +33,7 @@ from reconciler.paths import RunPaths
 from reconciler.planning.render import SourceInfo
 from reconciler.source.tree import load
 from tests.benchmarks.figures import report
-from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
+from tests.integration.host import QEMU, SIMULATED, Host, build_image, hosts, network, tenant, vm
 from tests.network.conftest import run_inside
 
 pytestmark = [pytest.mark.bench, pytest.mark.netns, pytest.mark.timeout(1800)]
@@ -87,6 +87,11 @@ def save_and_wait(host: Host, memory_mib: int) -> float:
 
 
 # -- starts -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(netns: str, tmp_path: Path) -> Iterator[Host]:
+    yield from hosts(netns, build_image(tmp_path))
 
 
 @pytest.mark.vm
