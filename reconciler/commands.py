@@ -107,6 +107,19 @@ def start_detached(argv: Sequence[str]) -> None:
         raise TransientError(f"cannot be started: {error.strerror}", subject=argv[0]) from error
 
 
+def start_helper(argv: Sequence[str], *, keep: Sequence[int], timeout_s: float) -> None:
+    """Run a program that detaches itself, with descriptors at their own numbers, and wait until
+    it has. Raises TransientError when it does not come to that.
+    """
+    try:
+        subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=tuple(keep), timeout=timeout_s, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise TransientError(f"cannot be started: {error}", subject=argv[0]) from error
+
+
 async def run_async(
     argv: Sequence[str],
     *,

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from reconciler.errors import DriverError, MetaldError
-from reconciler.hypervisors import processes
+from reconciler.hypervisors import launching, processes
 from reconciler.hypervisors.processes import Program
 from reconciler.paths import VmPaths
 
@@ -47,7 +47,7 @@ async def ensure_holder(paths: VmPaths, *, uid: str, unix_id: int) -> None:
                 folder=paths.io,
                 limits={"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 256},
             )
-            await processes.launch(program, keep=(lock, writer))
+            await launching.launch(program, keep=(lock, writer))
         finally:
             os.close(writer)
         await _wait_until_ready(reader, paths)

@@ -1,24 +1,33 @@
 """The launcher: from root's process to a detached, powerless program with a name on record.
 
-Run as a script by a fresh interpreter (``python -I -S launch.py JSON``); standard library
-only. It forks, so that the program outlives its starter without becoming its zombie; the
-child joins its cgroup, sets limits, writes the process record, and only then gives up every
-privilege and becomes the program: by exec for ``argv``, or for ``script`` by calling the
+Run as a script by a fresh interpreter (``python -I -S launch.py SOCKET``); standard library
+only. It serves one metald process, over a socket, for as long as that has the other end: a
+fork of this small process takes a millisecond where an interpreter takes thirty. For each
+program it forks twice, so that the program outlives it without becoming anybody's zombie; the
+grandchild joins its cgroup, sets limits, writes the process record, and only then gives up
+every privilege and becomes the program: by exec for ``argv``, or for ``script`` by calling the
 ``main`` of a Python file loaded before (after, the interpreter's own files may be out of
 reach). Because the record is written before that, and the lock descriptor is inherited, no
 instant exists in which a program runs unrecorded.
 
-The starter waits until then: a failure before it comes back as text on standard error.
+With each request comes a pipe, first of its descriptors: the starter reads BEGUN from it, and
+nothing more, once the program has begun; else what went wrong.
 """
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import runpy
+import socket
 import struct
 import sys
 
+BEGUN = b"begun"
+REQUEST_BYTES = 1 << 17
+MOST_DESCRIPTORS = 64
+_PR_SET_NAME, _NAME = 15, b"metald-console"
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -26,20 +35,60 @@ _LAST_CAPABILITY_FILE = "/proc/sys/kernel/cap_last_cap"
 
 
 def main() -> None:
-    """Start what the JSON argument describes; exit 0 once the program has begun."""
-    spec = json.loads(sys.argv[1])
-    reader, writer = os.pipe()
+    """Detach, then start what each request describes, until the other end is closed."""
     if os.fork():
-        os.close(writer)
-        with os.fdopen(reader) as stream:
-            problem = stream.read()
-        sys.exit(problem or 0)
-    os.close(reader)
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    requests.set_inheritable(False)
+    while True:
+        data, descriptors, flags, _ = socket.recv_fds(
+            requests, REQUEST_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+        if not data:
+            return
+        try:
+            _start(requests, data, descriptors, cut=flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC))
+        finally:
+            # A copy kept here would hold the lock of a program that is long dead.
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _start(requests: socket.socket, data: bytes, descriptors: list, cut: int) -> None:  # type: ignore[type-arg]
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
     try:
-        _become(spec, writer)
+        if os.fork():
+            os._exit(0)
+        requests.close()
+        if cut:
+            raise ValueError("the request was cut short")
+        spec = json.loads(data)
+        _place(descriptors, spec["keep"])
+        _become(spec, descriptors[0])
     except BaseException as error:  # noqa: BLE001 - whatever it is, the starter must hear it
-        os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os.write(descriptors[0], f"{type(error).__name__}: {error}".encode())
+    finally:
         os._exit(1)
+
+
+def _place(descriptors: list, numbers: list) -> None:  # type: ignore[type-arg]
+    """Bring what the program inherits to its numbers, and the starter's pipe out of the way."""
+    beyond = max((2, *descriptors, *numbers)) + 1
+    starter, *kept = (fcntl.fcntl(d, fcntl.F_DUPFD_CLOEXEC, beyond) for d in descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    descriptors[0] = starter
+    for number, descriptor in zip(numbers, kept, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plain JSON
@@ -55,9 +104,11 @@ def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plai
     os.umask(0o077)
     os.chdir(spec["folder"])
     _drop_privileges(spec["unix_id"], spec["groups"])
+    os.write(starter, BEGUN)
     if script is None:
         os.execve(spec["argv"][0], spec["argv"], spec["environment"])
     os.close(starter)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     sys.argv = spec["argv"]
     script["main"]()
     os._exit(0)

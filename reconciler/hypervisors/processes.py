@@ -1,4 +1,4 @@
-"""Processes of ours: started through the launcher, proved by record and lock, ended by pidfd.
+"""Processes of ours: started through `launching`, proved by record and lock, ended by pidfd.
 
 A process is ours when four things agree: the lock in its run folder is held, its record
 names this boot, a process of that pid has that start time, and it holds the lock's inode
@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reconciler import commands
 from reconciler.errors import DriverError, UnknownStateError
 
-LAUNCHER = Path(__file__).with_name("launch.py")
-LAUNCH_TIMEOUT_S = 20.0
 _LOCK_ATTEMPTS, _LOCK_PAUSE_S = 10, 0.02
 _ENDING_S = 1.0
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
@@ -51,9 +47,10 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     script: Path | None = None
 
-    def to_json(self) -> str:
-        """As the launcher reads it."""
+    def to_json(self, keep: Sequence[int]) -> str:
+        """As the launcher reads it; ``keep``: the numbers of the descriptors it inherits."""
         data: dict[str, Any] = {
+            "keep": list(keep),
             "uid": self.uid,
             "unix_id": self.unix_id,
             "argv": list(self.argv),
@@ -75,21 +72,6 @@ class Proof:
 
     pid: int
     start_ticks: int
-
-
-async def launch(program: Program, *, keep: Sequence[int]) -> None:
-    """Start a program detached; ``keep`` descriptors are inherited at their own numbers.
-
-    Raises DriverError with the launcher's words when it did not come to the exec.
-    """
-    argv = [sys.executable, "-I", "-S", str(LAUNCHER), program.to_json()]
-    try:
-        await commands.run_async(argv, timeout_s=LAUNCH_TIMEOUT_S, keep=keep)
-    except commands.CommandError as error:
-        raise DriverError(
-            f"{program.argv[0]} could not be started: {error.completed.stderr.strip()}",
-            subject=str(program.folder),
-        ) from error
 
 
 @contextmanager

@@ -91,7 +91,12 @@ def save_and_wait(host: Host, memory_mib: int) -> float:
 
 @pytest.fixture
 def host(netns: str, tmp_path: Path) -> Iterator[Host]:
-    yield from hosts(netns, build_image(tmp_path))
+    """Its run folder is in memory, as /run is."""
+    with tempfile.TemporaryDirectory(prefix="mt", dir="/dev/shm") as memory:
+        Path(memory).chmod(0o711)
+        for made in hosts(netns, build_image(tmp_path)):
+            made.runs = RunPaths(Path(memory))
+            yield made
 
 
 @pytest.mark.vm

@@ -128,12 +128,13 @@ class Host:
         }
 
     def vmm_pids(self) -> set[int]:
-        """Every process on the machine that was started out of our run folder."""
+        """Every process on the machine that was started out of our run folder, or works there."""
         found = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    if str(self.runs.root).encode() in (entry / "cmdline").read_bytes():
+                    where = f"{(entry / 'cmdline').read_text()} {(entry / 'cwd').readlink()}"
+                    if str(self.runs.root) in where:
                         found.add(int(entry.name))
         return found
 

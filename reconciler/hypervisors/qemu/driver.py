@@ -14,7 +14,7 @@ from typing import Final
 
 from reconciler import commands
 from reconciler.errors import DriverError, TransientError, UnknownStateError
-from reconciler.hypervisors import cgroups, console, folders, processes
+from reconciler.hypervisors import cgroups, console, folders, launching, processes
 from reconciler.hypervisors.driver import Capabilities, OpenTap, ReattachTap
 from reconciler.hypervisors.processes import Program, Proof
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
@@ -118,7 +118,7 @@ class QemuDriver:
             _clear_remains(paths)
             with self._descriptors(launch) as opened:
                 qemu = self._program(program, launch, (paths, accelerator), opened)
-                await processes.launch(qemu, keep=(lock, *opened.values()))
+                await launching.launch(qemu, keep=(lock, *opened.values()))
 
     def _program(
         self,
