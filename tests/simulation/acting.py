@@ -12,7 +12,7 @@ from reconciler.execution.engine import Request, Terms
 from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
-from reconciler.planning.guards import UNATTENDED, objection
+from reconciler.planning.guards import UNATTENDED, MaxDestroy, objection
 from reconciler.planning.planner import Scope
 from reconciler.planning.renames import all_documents
 from reconciler.planning.undo import Remembered, remember
@@ -55,8 +55,10 @@ class Acting:
             self._change_for_now(request)
         elif drawn < 0.79:
             self._apply_part(request)
-        elif drawn < 0.83:
+        elif drawn < 0.82:
             self._apply_saved(request)
+        elif drawn < 0.84:
+            self._apply_limited(request)
         elif drawn < 0.88:
             self.simulation.reboot_one()
         elif drawn < 0.94:
@@ -102,6 +104,18 @@ class Acting:
         outcome = self.simulation.apply(request, "apply a saved plan", Terms(expect_id=plan.id))
         done = outcome is None or outcome.plan.id == plan.id
         require(done, "another plan was carried out than was agreed to")
+
+    def _apply_limited(self, request: Request) -> None:
+        """No more is destroyed than was said, unless exactly that plan was agreed to."""
+        limit = MaxDestroy(self.rng.randrange(3))
+        plan = self.simulation.plan(request) if self.rng.random() < 0.5 else None
+        agreed = plan.id if plan else ""
+        managed = len(self.simulation.on_record().managed)
+        limited = replace(request, limit=limit, agreed=agreed)
+        outcome = self.simulation.apply(limited, f"apply with at most {limit.count} destroyed")
+        if outcome is not None and outcome.plan.id != agreed:
+            against = objection(outcome.plan, managed, limit)
+            require(not against, f"more is destroyed than was said: {against}")
 
     # -- changes that await confirmation ------------------------------------------------------
 

@@ -229,11 +229,11 @@ class Host(World):
         if not isinstance(state, VmState) or not live or managed is None:
             return
         spec, launch = managed.spec, state.launch
-        ports = {(e["tap"], e["mac"], *e["addresses"]) for e in spec["interfaces"]}
+        ports = [(e["tap"], e["mac"], *e["addresses"]) for e in spec["interfaces"]]
         same = (
             (spec["hypervisor"], spec["vcpus"], parse_size(spec["memory"]))
             == (launch.hypervisor, launch.vcpus, launch.memory_bytes)
-            and ports == {(e.tap, e.mac, *e.addresses) for e in launch.interfaces}
+            and ports == [(e.tap, e.mac, *e.addresses) for e in launch.interfaces]
             and spec["power"] != "stopped"
         )
         asked = managed.address == self.rebooted or self.declared(managed) is None
