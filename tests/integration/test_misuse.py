@@ -143,7 +143,7 @@ def test_no_command_line_ends_in_a_traceback(host: Host, metald: Shell) -> None:
     codes: Counter[int] = Counter()
 
     @settings(
-        max_examples=250, deadline=None, derandomize=True, database=None,
+        max_examples=150, deadline=None, derandomize=True, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )  # fmt: skip
     @given(lines())
