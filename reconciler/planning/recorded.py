@@ -75,8 +75,10 @@ def recorded_interface_uid(
 
 
 def recorded_network(ledger: Ledger, vm: ResourceAddress, entry: Mapping[str, Any]) -> str:
-    """The name by which the network of an interface on record is on record itself; as the
-    interface has it when it is there no more.
+    """The name by which the network of an interface on record is on record itself.
+
+    When it is there no more: as the interface has it, or a name that nothing has, if another
+    network goes by that one now.
     """
     name, tenant = str(entry["network"]), tenant_of(vm)
     known = ledger.managed.get(network_address(tenant, name))
@@ -86,7 +88,7 @@ def recorded_network(ledger: Ledger, vm: ResourceAddress, entry: Mapping[str, An
         own = address.startswith("network/") and tenant_of(address) == tenant
         if own and managed.spec.get("zone") == entry.get("zone"):
             return address.rsplit("/", 1)[1]
-    return name
+    return name if known is None else f"gone-{entry.get('zone')}"
 
 
 def _interface_uid(ledger: Ledger, managed: Managed, entry: Mapping[str, Any]) -> str:

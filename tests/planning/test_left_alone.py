@@ -240,3 +240,20 @@ def test_what_was_destroyed_by_hand_does_not_come_back_because_its_image_was_bui
     world.images["minimal"] = replace(MINIMAL, kernel_sha256="9" * 64)
     assert not world.plan(wanted).steps
     assert world.plan(fleet(vm("a", spec={"vcpus": 2}))).steps, "another declaration ends it"
+
+
+def test_an_undo_leaves_alone_a_vm_in_a_network_that_is_gone_and_whose_name_is_another_s() -> None:
+    world = World()
+    rows = [document("Tenant", "acme"), document("Network", "front", "acme")]
+    both: dict[str, Any] = {"interfaces": [{"network": "front"}, {"network": "back"}]}
+    world.apply(fleet_of([*rows, document("Network", "back", "acme"), vm("a", spec=both)]))
+    back = ResourceAddress("network/acme/back")
+    entry = world.managed.pop(back)
+    world.managed[back] = replace(entry, uid="other", spec={**entry.spec, "zone": 77})
+    remembered = remember(world.ledger())
+    request = Request(
+        undo_of(remembered, world.ledger()), SourceInfo("undo"), BY_HAND, strict=False
+    )
+    made = decide(request, world.observed(), world.ledger())
+    assert [address for address, _ in made.blocked] == [A]
+    assert not [step for step in made.steps if step.resource == A]
