@@ -36,7 +36,7 @@ from reconciler.execution.engine import Engine, Request, Terms
 from reconciler.execution.host import host_addresses, probe
 from reconciler.execution.observation import recorded
 from reconciler.execution.outcome import Outcome
-from reconciler.execution.state.records import Event
+from reconciler.execution.state.records import Event, EventKind
 from reconciler.execution.state.store import Store
 from reconciler.execution.verification import Wanted, verify
 from reconciler.model.addresses import EVERYTHING, ResourceAddress
@@ -47,7 +47,7 @@ from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.planning.holds import declared_digest
 from reconciler.planning.planfile import PlanFile, refuse_moved, what_moved
-from reconciler.planning.planner import Scope
+from reconciler.planning.planner import LOCAL_HOST, Scope
 from reconciler.planning.render import SourceInfo, plan_document
 
 HOLD_FORMAT = "metald.hold/v1"
@@ -261,7 +261,11 @@ class Operations:
         )
         send = functools.partial(probe, stopping=self.stop.is_set)
         document = await verify(self.engine.survey, send, host_addresses(), wanted)
-        disagreed = document["summary"]["disagrees"]
+        summary = document["summary"]
+        agreed, disagreed = summary["agrees"], summary["disagrees"]
+        sent = f"{summary['packets']} packets were sent as if from VMs"
+        told = f"{agreed} pairs of networks are as on record, {disagreed} are not; {sent}"
+        self._note(LOCAL_HOST, "Verified", told, kind="Warning" if disagreed else "Normal")
         return Reply(document, EXIT_FAILED if disagreed else EXIT_DONE)
 
     async def hold(self, arguments: Arguments, _: Emit) -> Reply:
@@ -287,8 +291,10 @@ class Operations:
         await self._undo_if_due(emit)
         return Reply({"format": HOLD_FORMAT, "resource": subject, "held": False})
 
-    def _note(self, subject: ResourceAddress, reason: str, message: str) -> None:
-        event = Event(time.time(), subject, "Normal", reason, message, commit=self.commit)
+    def _note(
+        self, subject: ResourceAddress, reason: str, message: str, *, kind: EventKind = "Normal"
+    ) -> None:
+        event = Event(time.time(), subject, kind, reason, message, commit=self.commit)
         self.store.add_events([event])
 
     def _watched(self, location: Location) -> Location:

@@ -155,6 +155,9 @@ def test_breaks_by_hand_are_named_exactly_and_no_guest_sees_a_packet(
             assert drops(host) == before[0]
         metald.run("apply", str(host.specs), "--yes")
     assert wrong(metald.json("verify")) == set()
+    said = [json.loads(line) for line in metald.run("events", "--json").stdout.splitlines()]
+    kinds = [event["kind"] for event in said if event["reason"] == "Verified"]
+    assert kinds == ["Normal", *["Warning"] * 5, "Normal"]
     _parts_and_limits(metald)
 
     daemon = host.start("watch", str(host.specs))
