@@ -31,9 +31,13 @@ echo all there
 PART = (
     "tests/network/test_kernel.py",
     "tests/network/test_packets.py",
+    "tests/network/test_probing.py",
     "tests/network/test_rules_between_networks.py",
 )
-KEYWORDS = "zone or is_not_held or raised_ports or loading_again or opens or cuts or foreign_tables"
+KEYWORDS = (
+    "zone or is_not_held or raised_ports or loading_again or opens or cuts or foreign_tables "
+    "or each_is_seen"
+)
 
 
 @pytest.fixture(scope="module")
