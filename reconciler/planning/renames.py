@@ -108,15 +108,19 @@ def _renamed_tenants(fleet: Fleet, ledger: Ledger) -> Mapping[str, str]:
 def _left_behind(
     tenants: Mapping[str, str], ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]
 ) -> Iterator[tuple[ResourceAddress, ResourceAddress]]:
-    """What a renamed tenant has on record and declares no more: it goes by the new name."""
+    """What a renamed tenant has on record and declares no more: it goes by the new name, and by
+    one of its own where what is declared takes its.
+    """
     new_of = {old: new for new, old in tenants.items()}
     moving = set(moves.values())
-    for address in ledger.managed if tenants else ():
+    for address, entry in ledger.managed.items() if tenants else ():
         parts = address.split("/")
-        if parts[0] != "tenant" and tenant_of(address) in new_of and address not in moving:
-            there = ResourceAddress("/".join([parts[0], new_of[parts[1]], *parts[2:]]))
-            if there not in moves and there not in ledger.managed:
-                yield there, address
+        if parts[0] == "tenant" or tenant_of(address) not in new_of or address in moving:
+            continue
+        there = ResourceAddress("/".join([parts[0], new_of[parts[1]], *parts[2:]]))
+        if there in moves or there in ledger.managed:
+            there = ResourceAddress(f"{there.rsplit('/', 1)[0]}/was-{entry.uid[:8]}")
+        yield there, address
 
 
 def _under_old_tenant(address: ResourceAddress, tenants: Mapping[str, str]) -> ResourceAddress:

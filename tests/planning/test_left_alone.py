@@ -257,3 +257,20 @@ def test_an_undo_leaves_alone_a_vm_in_a_network_that_is_gone_and_whose_name_is_a
     made = decide(request, world.observed(), world.ledger())
     assert [address for address, _ in made.blocked] == [A]
     assert not [step for step in made.steps if step.resource == A]
+
+
+def test_a_network_that_is_used_and_whose_name_is_taken_stays_when_its_tenant_is_renamed() -> None:
+    world = World()
+    rows = [document("Tenant", "acme"), document("Network", "back", "acme")]
+    world.apply(fleet_of([*rows, document("Network", "front", "acme"), vm("a")]))
+    hold(world, A)
+    zone = world.managed[ResourceAddress("network/acme/front")].spec["zone"]
+    moved = [
+        document("Tenant", "gamma", meta={"renamedFrom": "acme"}),
+        document("Network", "front", "gamma", meta={"renamedFrom": "back"}),
+    ]
+    world.apply(fleet_of([*moved, vm("a", tenant="gamma")]))
+    kept = [a for a, entry in world.managed.items() if entry.spec.get("zone") == zone]
+    assert len(kept) == 1 and kept[0].startswith("network/gamma/was-")
+    back = undo_of(remember(world.ledger()), world.ledger())
+    assert not disruptions(world.plan(back, BY_HAND))

@@ -276,12 +276,24 @@ class Host(World):
         require(uid not in self.vms, f"law 2: {self.name(uid)} is there, and is forgotten")
         require(not self.deferring, f"{self.name(uid)} is forgotten before it was confirmed")
         managed = next((m for m in self.on_record().managed.values() if m.uid == uid), None)
+        self._require_unused(managed)
         kept = managed is not None and kind_of(managed.address) == "vm" and self.declared(managed)
         require(not kept, f"{managed and managed.address} is declared, and is forgotten")
         for entry in managed.spec.get("interfaces", ()) if managed else ():
             require(entry["tap"] not in self.taps, f"law 2: {entry['tap']} stays, forgotten")
             left = sorted(e for e in self.elements if entry["tap"] in e.key)
             require(not left, f"law 2: {left} stay, forgotten")
+
+    def _require_unused(self, managed: Managed | None) -> None:
+        """No VM on record has an interface in a network that is about to be forgotten."""
+        zone = managed.spec.get("zone") if managed else None
+        if zone is not None:
+            users = [
+                address
+                for address, entry in self.on_record().managed.items()
+                if any(i["zone"] == zone for i in entry.spec.get("interfaces", ()))
+            ]
+            require(not users, f"{managed and managed.address} is forgotten, and {users} use it")
 
     def judging(self, record: VmRecord) -> None:
         """A VM's verdict is about to be recorded: it must have ended so."""
