@@ -118,7 +118,7 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("aborted; nothing more was started", err=True)
+        click.echo("aborted; what was begun is looked at again by the next command", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

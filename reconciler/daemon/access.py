@@ -74,20 +74,22 @@ async def perform(
 @contextmanager
 def _stopped_by_signals(ask: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM finishes what runs and starts nothing more."""
-    loop = asyncio.get_running_loop()
+    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
 
-    def stop(number: int) -> None:
+    def let_go() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    def stop() -> None:
         ask()
-        loop.remove_signal_handler(number)  # the second one is the default: at once
+        let_go()  # the second one is the default: at once
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:
-        loop.add_signal_handler(number, stop, number)
+        loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+        let_go()
 
 
 def _ask_to_stop(control: Path, ticket: str) -> None:

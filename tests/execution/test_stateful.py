@@ -26,22 +26,17 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reconciler.daemon.confirming import Confirming
-from reconciler.daemon.holding import close_interrupted_runs
 from reconciler.errors import MetaldError
 from reconciler.execution.confirming import Asked
 from reconciler.execution.engine import Request, Terms, decide
 from reconciler.execution.outcome import Outcome
-from reconciler.execution.state.store import Reader
 from reconciler.model.fleet import Fleet
-from reconciler.model.times import Moment
 from reconciler.planning.canonical import canonical_json
 from reconciler.planning.planner import Scope
 from reconciler.planning.render import plan_document
 from tests.planning.test_cases import fleet_of
-from tests.simulation.faults import Faults, Killed
-from tests.simulation.loop import VirtualLoop, run
-from tests.simulation.simulation import SOURCE, Simulation, make_template
+from tests.simulation.simulation import SOURCE, make_template
+from tests.simulation.stepwise import Stepwise
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 SEED = int(os.environ.get("METALD_TEST_SEED", time.time_ns() % 1_000_000))
@@ -49,69 +44,6 @@ SEED = int(os.environ.get("METALD_TEST_SEED", time.time_ns() % 1_000_000))
 SEEDS = st.integers(0, 2**16)
 WANTED = ("complete", "converged", "killed", "confirmed", "undone", "destroyed")
 DRIFTS = ("ends", "address", "flush", "table", "rules", "sysctl", "reboot", "clock")
-
-
-class Cut(Faults):
-    """Dies right after a certain number of writes to the state, else never."""
-
-    writes_left: int | None = None
-
-    def point(self, what: str) -> None:
-        if self.killed:
-            raise Killed
-        name = what.removeprefix("after store.")
-        if self.writes_left is None or name == what or hasattr(Reader, name):
-            return
-        self.writes_left -= 1
-        if self.writes_left < 0:
-            self.killed = True
-            raise Killed
-
-
-class Host(Simulation):
-    """A simulation to which only what a rule says happens."""
-
-    def __init__(self, folder: Path, template: Path) -> None:
-        super().__init__(0, folder, template)
-        self.faults.__class__ = Cut
-
-    @property
-    def cut(self) -> Cut:
-        assert isinstance(self.faults, Cut)
-        return self.faults
-
-    def moment(self) -> Moment:
-        return Moment(self.now_s(), self.now_s(), self.host.boot_id)
-
-    def confirming(self) -> Confirming:
-        return Confirming(self.engine(), self.store, lambda: None, self.moment)
-
-    def revive(self) -> None:
-        """As `daemon.holding.hold` starts: what was cut off is closed and told."""
-        super().revive()
-        open_runs = self.store.unfinished_runs()
-        told = close_interrupted_runs(self.store)
-        assert len(told) == len(open_runs)
-        assert self.store.unfinished_runs() == ()
-
-    def work(self, act: Callable[[], Any]) -> Any:
-        """Run a coroutine of metald's to its end, to its error, or to its death (None)."""
-        self.loop = VirtualLoop()
-        try:
-            return run(self.loop, act())
-        except MetaldError as error:
-            return error
-        except (Killed, BaseExceptionGroup):
-            if not self.faults.killed:
-                raise
-            self.revive()
-            return None
-        finally:
-            self.cut.writes_left = None
-            self._record = None
-            self.began_s += self.loop.time() + 1
-            self.loop = VirtualLoop()
-            self.loop.close()
 
 
 class Fleets(RuleBasedStateMachine):
@@ -123,7 +55,7 @@ class Fleets(RuleBasedStateMachine):
     def begin(self, number: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="metald-stateful-", dir=MEMORY))
         make_template(self.folder / "template")
-        self.sim = Host(self.folder / "state", self.folder / "template")
+        self.sim = Stepwise(self.folder / "state", self.folder / "template")
         self.sim.specs.rng = random.Random(number)
 
     def teardown(self) -> None:

@@ -49,6 +49,11 @@ class Host:
 
     # -- commands -------------------------------------------------------------------------
 
+    @staticmethod
+    def metald() -> tuple[str, ...]:
+        """The command line's first words."""
+        return METALD
+
     def run(self, *words: str, expect: int | None = 0, **options: Any) -> Any:
         """Run metald to its end; the completed process, its exit code checked."""
         options.setdefault("env", self.environment)
