@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,17 +14,19 @@ import pytest
 
 from reconciler.errors import MetaldError, TransientError
 from reconciler.execution.executor import Executor, StepProgress
-from reconciler.execution.operations import Context
+from reconciler.execution.operations import STEP_DEADLINE_S, Context
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.execution.world import World
 from reconciler.hypervisors.driver import Capabilities
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState, Unknown, VmState
-from reconciler.model.plan import ChangeElements, Plan, RaiseTap, SetSysctls, Step
+from reconciler.model.plan import ChangeElements, Plan, RaiseTap, SetPower, SetSysctls, Step
 from reconciler.model.resolved import LaunchSpec, Port
 from reconciler.paths import StatePaths
 from reconciler.planning.render import SourceInfo
+from reconciler.settings import Settings
+from tests.simulation.loop import VirtualLoop, run
 
 VM = ResourceAddress("vm/a/b")
 
@@ -213,3 +216,54 @@ async def test_two_groups_never_touch_one_resource_at_the_same_time(store: Sqlit
     todo = steps(5)
     await executor(store, Slow(), todo, []).run(todo)
     assert order == ["elements", "taps"]
+
+
+def vm_work(count: int) -> tuple[Step, ...]:
+    return tuple(
+        Step(f"power-{number}", VM, SetPower(f"{number:032x}", "slow", "paused"))
+        for number in range(count)
+    )
+
+
+class Slow(NoDriver):
+    """Counts how many VMs are worked on at the same time; each waits until three are."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+        self.release = asyncio.Event()
+
+    async def set_power(self, uid: str, power: str) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        if self.running == 3:
+            self.release.set()
+        await self.release.wait()
+        await asyncio.sleep(0)
+        self.running -= 1
+
+
+def starting(store: SqliteStore, driver: Slow, todo: Sequence[Step]) -> Executor:
+    made = executor(store, Recording(), todo, [])
+    made.context = replace(
+        made.context, world=World(Recording(), {"slow": driver}, nothing, lambda _: {})
+    )
+    made.parallelism = 3
+    return made
+
+
+async def test_no_more_vms_are_worked_on_at_a_time_than_allowed(store: SqliteStore) -> None:
+    driver, todo = Slow(), vm_work(20)
+    result = await starting(store, driver, todo).run(todo)
+    assert driver.most == 3, "as many as allowed, and not one more"
+    assert not result.failed and not result.skipped
+    assert Settings().parallelism == 2 * (os.cpu_count() or 1)
+
+
+def test_a_step_that_hangs_fails_at_its_deadline_and_the_others_go_on(store: SqliteStore) -> None:
+    driver, todo = Slow(), vm_work(2)
+    loop = VirtualLoop()
+    result = run(loop, starting(store, driver, todo).run(todo))
+    assert loop.time() == pytest.approx(STEP_DEADLINE_S, rel=0.05)
+    assert set(result.failed) == {"power-0", "power-1"}
+    assert "not done within 61 s" in str(result.failed["power-0"])
+    assert {record.status for record in store.steps(1)} == {"failed"}

@@ -76,11 +76,18 @@ class Host:
     def json(self, *words: str, expect: int = 0) -> Any:
         return json.loads(self.run(*words, "--json", expect=expect).stdout)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start metald and leave it running; its output goes to a file in the folder."""
+    def start(self, *words: str, boot_id: Path | None = None) -> subprocess.Popen[str]:
+        """Start metald and leave it running; its output goes to a file in the folder.
+
+        ``boot_id``: a file whose content it takes for the id of this boot.
+        """
+        if boot_id is not None:
+            script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+            words = ("--mount", "sh", "-c", script, str(boot_id), *METALD, *words)
+        program = METALD if boot_id is None else ("unshare",)
         with (self.folder / "daemon.log").open("a") as log:
             return subprocess.Popen(
-                [*METALD, *words], env=self.environment, stdout=log, stderr=log, text=True
+                [*program, *words], env=self.environment, stdout=log, stderr=log, text=True
             )
 
     def status(self) -> str:

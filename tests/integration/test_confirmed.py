@@ -17,7 +17,7 @@ from tests.integration.confirmed import (
     runs,
     timekeepers,
 )
-from tests.integration.host import SIMULATED, Host, network, tenant, vm
+from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
 from tests.source.repositories import Repo
 
 pytestmark = [pytest.mark.netns]
@@ -275,3 +275,58 @@ def test_what_is_in_the_way_of_an_undo_is_named_and_no_change_slips_in(settled: 
     settled.run("undo", "--give-up")
     settled.run("unhold")
     assert not pending(settled) and "vm/beta/new" in settled.vms()
+
+
+def test_after_a_reboot_the_first_command_rolls_back_and_starts_what_was_there(
+    settled: Host,
+) -> None:
+    before = picture(settled)
+    change(settled, CHANGES["creation"], "1h")
+    kill_timekeepers(settled)
+    # All that a reboot takes away, and a clock that went on meanwhile.
+    for link in settled.links():
+        settled.ip("link", "delete", link)
+    settled.inside("nft", "flush", "ruleset")
+    settled.inside("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding")
+    tamper(settled, "UPDATE confirmation SET deadline_s = deadline_s - 7200")
+    boot_id = settled.folder / "boot_id"
+    boot_id.write_text("11111111-2222-3333-4444-555555555555\n")
+
+    daemon = settled.start("watch", str(settled.specs), "--interval", "1", boot_id=boot_id)
+    try:
+        settled.until("it is undone", undone(settled))
+        settled.until("it waits", lambda: "waiting for a new one" in settled.log())
+        settled.until("all run", lambda: all(str(boot_id.read_text().strip()) in text
+                      for text in picture(settled)["phases"].values()))  # fmt: skip
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(30) == 0, settled.log()
+    after = picture(settled)
+    for part in before.keys() - {"VMs", "phases", "neighbours"}:
+        assert after[part] == before[part], part
+    assert after["VMs"].keys() == before["VMs"].keys()
+
+
+@pytest.mark.vm
+def test_traffic_that_an_unconfirmed_rule_change_cuts_comes_back_to_real_guests(
+    host: Host,
+) -> None:
+    ends = vm("acme", "a", QEMU) + vm("acme", "b", QEMU.replace("lan", "dmz"))
+    served = OPEN.replace("[80]", "[7]")
+    host.write("fleet.yaml", ACME + LAN + served + ends)
+    host.run("apply", str(host.specs), "--yes")
+    host.wait_for_guests()
+    pids, before = host.pids(), picture(host)
+    echo = f"nc -w 3 {host.vms()['vm/acme/b']['addresses'][0]} 7 </dev/null | grep -q metald"
+    host.until("the guests talk", lambda: host.guest("vm/acme/a", echo))
+    try:
+        host.write("fleet.yaml", ACME + LAN + DMZ + ends)
+        host.run("apply", str(host.specs), "--yes", "--confirm", "15s")
+        assert not host.guest("vm/acme/a", echo), "the rule is gone"
+        host.until("it is undone", undone(host))
+        host.until("the guests talk again", lambda: host.guest("vm/acme/a", echo))
+    finally:
+        kill_timekeepers(host)
+    assert host.pids() == pids
+    assert picture(host)["rules"] == before["rules"]
+    assert picture(host)["records"] == before["records"]

@@ -51,7 +51,7 @@ def begin(host: Host, *words: str, run: int = 2) -> subprocess.Popen[str]:
 def test_asked_to_stop_it_finishes_what_runs_and_starts_nothing_more(
     settled: Host, number: signal.Signals
 ) -> None:
-    calm = settled.vms()["vm/acme/calm"]
+    calm = settled.vms()["vm/acme/calm"]["uid"]
     settled.write("fleet.yaml", AFTER)
     process = begin(settled, "apply", str(settled.specs), "--yes")
     process.send_signal(number)
@@ -63,7 +63,7 @@ def test_asked_to_stop_it_finishes_what_runs_and_starts_nothing_more(
     assert document["outcome"] == "interrupted"
     assert status["vm/acme/slow:stop"] == "done", "what ran was finished"
     assert status["vm/acme/zeta:start"] == "intended" == status["vm/acme/slow:retire"]
-    assert settled.vms()["vm/acme/calm"] == calm
+    assert settled.vms()["vm/acme/calm"]["uid"] == calm
 
     document = settled.json("apply", str(settled.specs), "--yes")
     assert document["outcome"] == "done"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import random
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +15,10 @@ from hypothesis import strategies as st
 
 from reconciler.model.fleet import Fleet
 from reconciler.model.observed import VmPhase, VmState
+from reconciler.model.plan import Step, StopVm
+from reconciler.planning.canonical import canonical_json
 from reconciler.planning.planner import Scope
+from reconciler.planning.render import SourceInfo, plan_document
 from tests.planning.test_cases import fleet_of
 from tests.planning.world import World
 
@@ -161,3 +169,117 @@ def test_nothing_happens_when_nothing_can_be_seen(before: Fleet, after: Fleet) -
     plan = world.plan(after)
     assert plan.blocked
     assert not (plan.steps or plan.registrations or plan.allocations or plan.releases)
+
+
+def documents_of(fleet: Fleet) -> dict[str, str]:
+    return {address: repr(document) for address, document in fleet.vms.items()}
+
+
+@given(before=fleets, after=fleets)
+def test_only_what_is_declared_otherwise_is_changed(before: Fleet, after: Fleet) -> None:
+    """What is desired, observed and recorded alike takes no part in a plan."""
+    world = World()
+    world.apply(before)
+    plan = world.plan(after)
+    old, new = documents_of(before), documents_of(after)
+    different = {
+        address for address in old.keys() | new.keys() if old.get(address) != new.get(address)
+    }
+    assert {change.resource for change in plan.changes} == different
+    assert {step.resource for step in plan.steps} <= different | {"host/local"}
+    assert {entry.address for entry in plan.registrations} <= different
+
+
+@given(before=fleets, drift=drifts, after=fleets, pick=st.integers(0, 5), data=st.data())
+def test_no_step_can_be_left_out(
+    before: Fleet, drift: list[str], after: Fleet, pick: int, data: st.DataObject
+) -> None:
+    """A plan is minimal: without any one of its steps, something stays to be done.
+
+    A VM that is to be started again is stopped first: that is how, not what, and the host in
+    memory would not miss it.
+    """
+    world = World()
+    world.apply(before)
+    for what in drift:
+        apply_drift(world, what, pick)
+    world.now_s += 1000
+    plan = world.plan(after)
+    needed = [step for step in plan.steps if not is_means(step)]
+    if not needed:
+        return
+    left_out = data.draw(st.sampled_from(needed))
+    note(f"without {left_out.key} of {[step.key for step in plan.steps]}")
+    try:
+        world.carry_out(replace(plan, steps=tuple(s for s in plan.steps if s is not left_out)))
+    except (AssertionError, KeyError):
+        return  # what follows it cannot be done without it
+    assert not world.plan(after).is_empty
+
+
+def is_means(step: Step) -> bool:
+    return isinstance(step.operation, StopVm) and step.operation.verdict == "restarting"
+
+
+@given(before=fleets, drift=drifts, after=fleets, pick=st.integers(0, 5), seed=st.integers(0, 99))
+def test_a_plan_does_not_depend_on_any_order(
+    before: Fleet, drift: list[str], after: Fleet, pick: int, seed: int
+) -> None:
+    world = World()
+    world.apply(before)
+    for what in drift:
+        apply_drift(world, what, pick)
+    other = copy.deepcopy(world)
+    for name in ("managed", "allocations", "records", "taps", "vms", "incarnations", "elements"):
+        setattr(other, name, reordered(getattr(other, name), random.Random(seed)))
+    shuffled = Fleet.of(
+        reordered({**after.tenants, **after.networks, **after.vms}, random.Random(seed)).values()
+    )
+    first, second = world.plan(after), other.plan(shuffled)
+    source = SourceInfo("here")
+    assert canonical_json(plan_document(first, source)) == canonical_json(
+        plan_document(second, source)
+    )
+    assert first.id == second.id and first.steps == second.steps
+
+
+def reordered(values: Any, rng: random.Random) -> Any:
+    """The same mapping or set, filled in another order."""
+    entries = list(values.items()) if isinstance(values, dict) else sorted(values)
+    rng.shuffle(entries)
+    return type(values)(entries)
+
+
+HASHED = """
+from tests.planning.test_properties import documents, fleet_of, apply_drift
+from tests.planning.world import World
+spec = {"boot": {"image": "minimal"}, "interfaces": [{"network": "front"}]}
+vms = {name: dict(spec) for name in "abcd"}
+world = World()
+world.apply(fleet_of(documents(vms)))
+for what in ("tap-gone", "vmm-dead", "elements"):
+    apply_drift(world, what, 1)
+vms["c"]["vcpus"] = 2
+del vms["d"]
+plan = world.plan(fleet_of(documents(vms)))
+print(plan.id, [step.key for step in plan.steps])
+"""
+
+
+def test_a_plan_does_not_depend_on_how_this_process_hashes() -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED],
+            text=True,
+            capture_output=True,
+            check=True,
+            timeout=60,
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+        ).stdout
+        for hash_seed in ("0", "1", "4242")
+    }
+    assert len(said) == 1
