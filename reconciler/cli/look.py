@@ -38,12 +38,15 @@ def status(ctx: click.Context, output: str) -> None:
     from reconciler.execution.views import status_document  # noqa: PLC0415
 
     seen, looking = _seen(settings)
-    document = status_document(seen, looking.source)
+    document = status_document(seen, looking.source, looking.pending)
     if print_data(document, output):
         return
     phases = ", ".join(f"{count} {phase}" for phase, count in sorted(document["phases"].items()))
     click.echo(f"VMs: {phases or 'none'}; network {document['network']}")
     _source_lines(document["source"])
+    if (pending := document["pending"]) is not None:
+        until = f"run {pending['run']} awaits confirmation until {pending['deadline']}"
+        click.echo(f"{until}: metald confirm keeps it, metald undo takes it back")
     _vm_table(document["vms"])
     for hold in document["held"]:
         until = f" (until {hold['until']})" if hold["until"] else ""

@@ -29,7 +29,7 @@ from reconciler.execution.engine import Request, Survey, decide
 from reconciler.execution.host import open_world
 from reconciler.execution.images import ImageStore
 from reconciler.execution.observation import recorded
-from reconciler.execution.state.records import Event, Generations, Run
+from reconciler.execution.state.records import Confirmation, Event, Generations, Run
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.execution.state.store import Reader
 from reconciler.model.addresses import ResourceAddress
@@ -115,7 +115,7 @@ class Looking:
     """One consistent look at ledger and world, taken without the lock.
 
     ``source``: what a daemon keeps applied, and what is wrong with it (`daemon.keeping`); None
-    when none does.
+    when none does. ``pending``: the change that awaits confirmation.
     """
 
     ledger: Ledger
@@ -124,6 +124,7 @@ class Looking:
     runs: tuple[Run, ...]
     events: tuple[Event, ...]
     source: Mapping[str, Any] | None
+    pending: Confirmation | None
 
 
 async def look(settings: Settings) -> Looking:
@@ -140,6 +141,7 @@ async def look(settings: Settings) -> Looking:
             reader.runs(5),
             reader.events(limit=200),
             source,
+            reader.confirmation(),
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reconciler.execution.state.records import Event, Generations
+from reconciler.execution.state.records import Confirmation, Event, Generations
 from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
@@ -144,8 +144,10 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
     }
 
 
-def status_document(seen: Seen, source: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The host at a glance: what is kept applied, counts by phase, and every VM."""
+def status_document(
+    seen: Seen, source: Mapping[str, Any] | None, pending: Confirmation | None
+) -> dict[str, Any]:
+    """The host at a glance: what is kept applied, what awaits confirmation, and every VM."""
     vms = listing(seen, "vm")["items"]
     phases: dict[str, int] = {}
     for entry in vms:
@@ -158,6 +160,9 @@ def status_document(seen: Seen, source: Mapping[str, Any] | None) -> dict[str, A
         if isinstance(network, NetworkState)
         else f"unknown: {network.reason}",
         "source": None if source is None else dict(source),
+        "pending": None
+        if pending is None
+        else {"run": pending.run, "deadline": rfc3339(pending.deadline.wall_s)},
         "phases": phases,
         "held": [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -91,6 +92,8 @@ def test_a_confirmed_change_stays_and_its_deletions_happen_then(settled: Host) -
     assert len(settled.links()) == 1, "what goes is cut off"
     refused = settled.run("apply", str(settled.specs), "--yes", expect=4)
     assert "awaits confirmation until" in refused.stderr
+    assert settled.json("status")["pending"]["run"] == 2
+    assert "run 2 awaits confirmation until" in settled.run("status").stdout
     settled.run("apply", str(settled.specs), "--yes", "--confirm", "1h", expect=4)
     settled.run("destroy", "--yes", expect=4)
 
@@ -98,6 +101,7 @@ def test_a_confirmed_change_stays_and_its_deletions_happen_then(settled: Host) -
     assert set(settled.vms()) == {"vm/acme/one"}
     assert "network/acme/dmz" not in settled.ledger()[1]
     assert reasons(settled)[-1] == "Confirmed"
+    assert settled.json("status")["pending"] is None
     again = settled.run("confirm", expect=1)
     assert "nothing awaits confirmation" in again.stderr
     settled.run("undo", expect=1)
@@ -135,6 +139,20 @@ def test_every_changing_command_rolls_back_first(settled: Host) -> None:
         assert not pending(settled) and "Undone" in reasons(settled)[-2:], words
         assert "was not confirmed" in done.stdout, words
         assert picture(settled) == before, words
+
+
+def test_without_somebody_to_keep_the_time_nothing_is_changed(settled: Host) -> None:
+    before = picture(settled)
+    settled.write("fleet.yaml", CHANGES["creation"])
+    words = ["apply", str(settled.specs), "--yes", "--confirm", "1h"]
+    setsid = shutil.which("setsid")
+    assert setsid is not None
+    failed = settled.run_hidden(setsid, [*settled.metald(), *words])
+    assert failed.returncode == 1
+    assert "cannot be started" in failed.stderr and "Traceback" not in failed.stderr
+    assert not pending(settled)
+    assert len(runs(settled)) == 1
+    assert picture(settled) == before
 
 
 def overdue(host: Host, text: str) -> None:
