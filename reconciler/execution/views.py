@@ -145,7 +145,7 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
 
 
 def status_document(
-    seen: Seen, source: Mapping[str, Any] | None, pending: Confirmation | None
+    seen: Seen, source: Mapping[str, Any] | None, pending: Confirmation | None = None
 ) -> dict[str, Any]:
     """The host at a glance: what is kept applied, what awaits confirmation, and every VM."""
     vms = listing(seen, "vm")["items"]
