@@ -16,9 +16,9 @@ def remove_run_folder(run: RunPaths) -> None:
     """
     for path in (run.accelerator, run.control, run.source, *run.root.glob(".*.sock")):
         path.unlink(missing_ok=True)
-    if run.records.is_dir():
-        shutil.rmtree(run.records)
     _remove_if_empty(run.vms)
+    if run.records.is_dir() and not run.vms.exists():  # else they tell of VMs of another state
+        shutil.rmtree(run.records)
     _remove_if_empty(run.root)
 
 

@@ -39,9 +39,19 @@ class Copies:
             self._write(f"{record.uid}.json", data)
 
     def keep_host(self, ledger: Ledger) -> None:
-        """Renew what is remembered of the host itself."""
-        data = {"firewall": ledger.firewall, "sysctlsBefore": dict(ledger.sysctls_before)}
-        self._write(_HOST, data)
+        """Renew what is remembered of the host itself.
+
+        Values from before the first change outlive a state that never saw them.
+        """
+        before = dict(ledger.sysctls_before) or self._host().get("sysctlsBefore", {})
+        self._write(_HOST, {"firewall": ledger.firewall, "sysctlsBefore": before})
+
+    def _host(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self._folder / _HOST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found
 
     def drop(self, uid: str) -> None:
         """Forget a resource: before the ledger does, so that none comes back from a copy."""
