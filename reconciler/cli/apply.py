@@ -143,14 +143,12 @@ def rollback(ctx: click.Context, /, commit: str, path: str | None, **options: An
 def _last_repository(settings: Settings) -> tuple[str, str]:
     """(place, ref) of the last run that came from a repository."""
     from reconciler.daemon.access import last_repository  # noqa: PLC0415
+    from reconciler.daemon.desired import Location  # noqa: PLC0415
 
     name = last_repository(settings)
     if not name:
         raise MetaldError("nothing was applied from a repository yet", hint="name it: PATH")
-    if "@" in name and not Path(name).exists():
-        place, _, ref = name.rpartition("@")
-        return place, ref
-    return name, ""
+    return Location.named(name)
 
 
 @click.command()

@@ -59,6 +59,19 @@ class Location:
         place = without_password(self.place)
         return f"{place}@{self.ref}" if self.ref else place
 
+    @staticmethod
+    def named(name: str) -> tuple[str, str]:
+        """(place, ref) of a `name`. An @ before a host or a path belongs to the place."""
+        begin = 0
+        if "://" in name:
+            begin = name.find("/", name.index("://") + 3)
+        elif is_remote(name):
+            begin = name.index(":")
+        split = name.rfind("@", begin) if begin >= 0 else -1
+        if split < 0 or Path(name).exists():
+            return name, ""
+        return name[:split], name[split + 1 :]
+
     def at(self, commit: str) -> Location:
         """The same source at one commit."""
         return Location(self.place, commit, False, self.require_signed)
