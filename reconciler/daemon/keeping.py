@@ -172,7 +172,10 @@ class Keeper:
         self, loaded: Loaded, info: SourceInfo, scope: Scope, problems: tuple[str, ...]
     ) -> Desired:
         rejection = self._store.rejection(info.path)
-        if rejection is None or rejection.fleet_digest != fleet_digest(loaded.fleet):
+        # Of a source that cannot be read nothing newer than the rejection is known: it stands.
+        was_read = not scope.keep_gone
+        is_new = rejection and was_read and rejection.fleet_digest != fleet_digest(loaded.fleet)
+        if rejection is None or is_new:
             return Desired(self._request(loaded.fleet, info, scope, loaded.problem_of), problems)
         what = f"commit {info.commit[:12]}" if info.commit else "the specs as they are"
         note = f"{what} is not applied: {rejection.reason}; waiting for a new one"
