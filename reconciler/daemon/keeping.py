@@ -115,13 +115,24 @@ class Keeper:
             return await self._without_source(error, good)
         problems = tuple(str(problem) for problem in loaded.problems)
         if problems and not good:
-            self._say_why_not(tree.info, problems)
-            return None
+            return self._first_sight(loaded, tree.info, problems)
         self._last = (loaded, tree.info)
         self._keep(loaded, tree, good)
         if self._lifts_rejection(loaded, tree.info):
             self._store.forget_rejection(tree.info.path)
         return self._unless_rejected(loaded, tree.info, WHOLE, problems)
+
+    def _first_sight(
+        self, loaded: Loaded, info: SourceInfo, problems: tuple[str, ...]
+    ) -> Desired | None:
+        """Broken files that were never good: the others converge, and as it is unknown what
+        those declare, nothing is deleted and nothing is remembered as good.
+        """
+        if not len(loaded.fleet):
+            self._say_why_not(info, problems)
+            return None
+        scope = Scope(keep_gone="a file is broken that was never read whole")
+        return self._unless_rejected(loaded, info, scope, problems)
 
     def _keep(self, loaded: Loaded, tree: Tree, good: Mapping[str, str]) -> None:
         """Remember what is good of it, and where that came from."""

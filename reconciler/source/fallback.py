@@ -37,7 +37,8 @@ def load_with_fallback(
     ``last_good``: the ``good_texts`` of the load before. The resources of a broken file stay
     desired as they were last good, and every tenant it touched is frozen against deletion.
     Where that does not go together with the rest, all of the tenants concerned stays as it was,
-    or everything. Problems are reported all the same. Raises MetaldError as ``load`` does, and
+    or everything. Without ``last_good`` the files that are broken declare nothing; that may be
+    all of them. Problems are reported all the same. Raises MetaldError as ``load`` does, and
     SpecError when not even what was last good can be applied here.
     """
     cache = Cache() if cache is None else cache
@@ -47,10 +48,6 @@ def load_with_fallback(
         broken = {file.name for file in files if file.content.problems} | now.twice
         if not now.loaded.problems:
             return now.loaded
-        if not last_good:
-            named = {*broken, *(problem.file for problem in now.loaded.problems)}
-            good = {f.key: f.content.text for f in files if f.name not in named}
-            return replace(now.loaded, good_texts=good)
         known = [_known(path, key, text, cache) for key, text in last_good.items()]
         return _Fallback(files, known, now.loaded.problems).loaded(broken)
 

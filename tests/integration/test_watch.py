@@ -68,9 +68,25 @@ def test_a_file_stays_as_it_was_last_good_over_restarts(host: Host) -> None:
         assert reasons == ["Created"]
 
 
-def test_nothing_is_applied_until_a_source_was_whole_once(host: Host) -> None:
-    host.write("acme.yaml", fleet("acme", "one") + CONFLICT)
+def test_broken_when_first_seen_the_others_converge_and_nothing_goes(host: Host) -> None:
+    """What the broken file declares is unknown: what was applied before by hand stays."""
+    host.write("acme.yaml", fleet("acme", "one"))
     host.write("globex.yaml", fleet("globex", "one"))
+    host.run("apply", str(host.specs), "--yes")
+    host.write("acme.yaml", CONFLICT)
+    host.write("globex.yaml", fleet("globex", "two"))
+    with watching(host, str(host.specs), "--interval", "1") as daemon:
+        daemon.until_event("Created", resource="vm/globex/two")
+        daemon.until("it is said", lambda: "never read whole" in host.log())
+        assert daemon.uid(ONE) is not None
+        assert daemon.uid("vm/globex/one") is not None
+        host.write("acme.yaml", fleet("acme", "one"))
+        daemon.until_event("Deleted", resource="vm/globex/one")
+        assert daemon.uid(ONE) is not None
+
+
+def test_broken_in_all_its_files_when_first_seen_nothing_is_applied(host: Host) -> None:
+    host.write("acme.yaml", fleet("acme", "one") + CONFLICT)
     with watching(host, str(host.specs), "--interval", "1") as daemon:
         daemon.until_event("SourceOrPassFailed")
         assert host.links() == set()
@@ -142,6 +158,7 @@ def test_report_tells_of_drift_and_leaves_it_to_a_person(host: Host) -> None:
         assert reported not in host.links()
         conditions = {c["type"]: c["status"] for c in host.vms()[ONE]["conditions"]}
         assert conditions["NetworkReady"] == "False"
+        assert f"update {ONE}" in host.run("plan", str(host.specs)).stdout.replace("~", "update")
         assert host.json("apply", str(host.specs), "--yes")["outcome"] == "done"
         assert reported in host.links()
 

@@ -90,6 +90,16 @@ async def test_commits_wake(tmp_path: Path, inside: str) -> None:
         await watch.wakes_on(lambda turn: repo.commit(f"acme-{turn}"))
 
 
+async def test_a_burst_is_few_wakeups(tmp_path: Path) -> None:
+    async with watched(tmp_path) as watch:
+        await watch.wakes_on(writer(tmp_path / "a.yaml"))
+        before = watch.count
+        for number in range(500):
+            (tmp_path / f"{number}.yaml").write_text("")
+        await watch.wakes_on(writer(tmp_path / "last.yaml"))
+        assert watch.count - before < 50
+
+
 async def test_a_file_that_editors_replace_at_every_save(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("begin\n")
