@@ -191,9 +191,15 @@ def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
         draft.gone_reason = (
             "destroyed by an operator" if scope.destroy else reasons.NO_LONGER_DECLARED
         )
-        managed = inputs.ledger.managed if gone else ()
-        standing = {a for a in managed if kind_of(a) == "vm" and aim.is_held(a)}
-        compare_gone(draft, inputs, network, gone, (fleet.frozen_tenants, standing))
+        vms = [a for a in inputs.ledger.managed if kind_of(a) == "vm"] if gone else []
+        told = [a for a in gone if aim.is_reported(tenant_address(tenant_of(a)))]
+        rest = [a for a in gone if a not in told] if told else gone
+        held = {a for a in vms if aim.is_held(a)}
+        standing = {a for a in vms if aim.is_reported(a)} | held | set(told)
+        compare_gone(draft, inputs, network, rest, (fleet.frozen_tenants, standing))
+        margin = draft.margin()
+        margin.gone_reason = draft.gone_reason
+        compare_gone(margin, inputs, network, told, (fleet.frozen_tenants, held))
 
 
 def _may_be_needed(draft: Draft, address: ResourceAddress) -> bool:

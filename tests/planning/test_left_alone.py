@@ -274,3 +274,27 @@ def test_a_network_that_is_used_and_whose_name_is_taken_stays_when_its_tenant_is
     assert len(kept) == 1 and kept[0].startswith("network/gamma/was-")
     back = undo_of(remember(world.ledger()), world.ledger())
     assert not disruptions(world.plan(back, BY_HAND))
+
+
+def test_what_a_tenant_that_is_only_reported_on_declares_no_more_is_told_and_kept() -> None:
+    world = World()
+    report = {"reconcile": "report"}
+    world.apply(fleet(vm("a"), vm("b"), tenant_was=report), BY_HAND)
+    without = fleet(vm("a"), tenant_was=report)
+    made = world.plan(without)
+    assert [(entry.resource, entry.action) for entry in made.reported] == [(B, "delete")]
+    assert not (made.steps or made.changes or made.releases)
+    by_hand = world.plan(without, BY_HAND)
+    assert [(entry.resource, entry.action) for entry in by_hand.changes] == [(B, "delete")]
+
+
+def test_a_network_stays_as_long_as_a_vm_that_is_only_reported_on_is_in_it() -> None:
+    world = World()
+    meta = {"reconcile": "report"}
+    world.apply(fleet(vm("a", meta=meta)), BY_HAND)
+    made = world.plan(
+        fleet_of([document("Tenant", "acme"), vm("a", meta=meta, spec={"interfaces": []})])
+    )
+    assert [entry.resource for entry in made.reported] == [A]
+    assert not (made.steps or made.changes)
+    assert "network/acme/front is not deleted: vm/acme/a stays in it" in made.warnings
