@@ -23,6 +23,7 @@ from reconciler.network.tun import create_tap
 
 _HOST_PREFIX = 128
 _GATEWAY_PREFIX = 64
+_MTU_OF_NEW = 1500  # ether_setup in net/ethernet/eth.c
 
 
 def is_ours(link: Link) -> bool:
@@ -107,7 +108,7 @@ def _found(tables: Tables, name: str, of_new: Mapping[str, int]) -> _Found:
             index = socket.if_nametoindex(name)
         except OSError as error:
             raise TransientError("the tap is gone right after it was made", subject=name) from error
-        return _Found(Link(index, name, "", "", "tun", False, False, 0, 0, of_new))
+        return _Found(Link(index, name, "", "", "tun", False, False, _MTU_OF_NEW, 0, of_new))
     if not may_be_ours(link):
         raise RefusedError(
             "a link of this name exists and is not ours",
