@@ -126,7 +126,7 @@ def decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo | No
     into a plan that deletes nothing.
     """
     with collector.paused():
-        return _decide(request, observed, ledger, memo or Memo())
+        return _decide(request, observed, ledger, memo or Memo(keeps=False))
 
 
 def _decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo) -> Plan:

@@ -7,6 +7,7 @@ not depend on the number of VMs. Shared by planning (to compare) and network (to
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from reconciler.model.ip6 import address_number
@@ -59,9 +60,14 @@ def port_elements(port: Port) -> frozenset[Element]:
     ]
     for address in (*port.addresses, port.link_local):
         elements.append(Element("bound", (tap, mac, address)))
-        elements.append(Element("targets", (tap, mac, f"{address_number(address):#x}")))
+        elements.append(Element("targets", (tap, mac, _hex(address))))
     elements += [Element("members", (zone, address)) for address in port.addresses]
     return frozenset(elements)
+
+
+@lru_cache(maxsize=1 << 16)
+def _hex(address: str) -> str:
+    return f"{address_number(address):#x}"
 
 
 def elements_of(ports: Iterable[Port]) -> frozenset[Element]:

@@ -82,12 +82,13 @@ class Settled:
 
 @dataclass(slots=True)
 class Memo:
-    """Entries by address; empty at first.
+    """Entries by address; empty at first. ``keeps``: false for what is forgotten after one plan.
 
     ``boot_id``: of the host when VMs were found settled. ``elements``: firewall elements per
     tap, with the port they are for.
     """
 
+    keeps: bool = True
     resolved: dict[ResourceAddress, Resolved] = field(default_factory=dict)
     settled: dict[ResourceAddress, Settled] = field(default_factory=dict)
     elements: dict[str, tuple[Port, frozenset[Element]]] = field(default_factory=dict)

@@ -60,7 +60,7 @@ def plan(
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject. Raises
     RefusedError when the scope would cut an isolation edge, or a value is not free yet.
     """
-    memo = Memo() if memo is None else memo
+    memo = Memo(keeps=False) if memo is None else memo
     if scope.destroy:
         resolution = EMPTY
     ledger = renamed(ledger, resolution.renames)
@@ -337,7 +337,7 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     elif observed.unlisted:
         draft.blocked.append((address, observed.unlisted))
     else:
-        draft.elements = elements_by_tap(vm.ports, Memo())
+        draft.elements = elements_by_tap(vm.ports, Memo(keeps=False))
         draft.wanted_elements = elements_of(vm.ports)
         reboot_vm(draft, inputs, observed.network, vm)
     return _finish(draft, inputs, EMPTY.fleet, ())

@@ -25,6 +25,8 @@ from reconciler.planning.memo import Memo
 
 def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
     """How a tap differs from its port; an absent tap is one difference."""
+    if state is not None and _is_as_wanted(port, state):
+        return ()
     path = status_path(port)
     if state is None:
         return (FieldChange(f"{path}.link", None, port.tap),)
@@ -45,6 +47,19 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
     )
     return tuple(
         FieldChange(f"{path}.{name}", found, want) for name, found, want in wanted if found != want
+    )
+
+
+def _is_as_wanted(port: Port, state: TapState) -> bool:
+    """The tap has nothing that ``port_differences`` would tell."""
+    addresses, mac = port.addresses, port.mac
+    return (
+        (state.alias, state.mac, state.mtu) == (port.alias, GATEWAY_MAC, port.mtu)
+        and state.up
+        and state.gateway
+        and state.routes == frozenset(addresses)
+        and state.neighbours == {(address, mac) for address in (*addresses, port.link_local)}
+        and TAP_SYSCTLS.items() <= state.sysctls.items()
     )
 
 

@@ -65,7 +65,7 @@ def resolve(
     fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts], memo: Memo | None = None
 ) -> Resolution:
     """Resolve a checked fleet against the ledger. Pure and deterministic, whatever the memo."""
-    memo = Memo() if memo is None else memo
+    memo = Memo(keeps=False) if memo is None else memo
     renames, findings = renames_of(fleet, ledger)
     ledger = renamed(ledger, renames)
     claims = Claims(ledger, memo.by_resource(ledger))

@@ -30,7 +30,6 @@ from reconciler.model.resolved import (
 from reconciler.model.specs import Interface, Vm, dump_spec
 from reconciler.planning.claims import PoolExhaustedError
 from reconciler.planning.findings import Finding
-from reconciler.planning.images import boot_files
 from reconciler.planning.memo import Ground, Memo, Resolved
 from reconciler.planning.recorded import recorded_interface_uid
 from reconciler.planning.resolving import Work, recorded_metadata, undeclared
@@ -53,9 +52,9 @@ def resolve_vms(work: Work, memo: Memo) -> list[ResourceAddress]:
         claimed = len(work.claims.new)
         found = _vm(work, address, vm)
         nothing_new = len(work.claims.new) == claimed
-        if found and before and before.spec_hash == found.spec_hash and nothing_new:
+        if memo.keeps and found and before and before.spec_hash == found.spec_hash and nothing_new:
             candidates.append(Resolved(vm, before, found))
-    if not work.renames:
+    if memo.keeps and not work.renames:
         memo.resolved = {a: entry for a, entry in known.items() if a in vms}
         for entry in candidates:
             # Whether something is left over shows when all others are resolved.
@@ -83,7 +82,7 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
         return None
     boot: BootFiles | None = None
     if vm.spec.boot is not None:
-        found = boot_files(vm.spec.boot, work.images)
+        found = work.boot_files(vm.spec.boot)
         if isinstance(found, ImageFacts):
             path = ("spec", "boot", "image" if vm.spec.boot.image else "kernel")
             work.findings.append(Finding(address, path, found.problem, found.hint))

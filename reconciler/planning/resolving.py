@@ -13,11 +13,12 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import ImageFacts
 from reconciler.model.plan import Registration
-from reconciler.model.resolved import ResolvedRecord, ResolvedVm
-from reconciler.model.specs import AnyDocument
+from reconciler.model.resolved import BootFiles, ResolvedRecord, ResolvedVm
+from reconciler.model.specs import AnyDocument, Boot
 from reconciler.planning.canonical import digest_plain
 from reconciler.planning.claims import Claims
 from reconciler.planning.findings import Finding, PathPart
+from reconciler.planning.images import boot_files, image_key
 
 
 @dataclass(slots=True)
@@ -37,6 +38,14 @@ class Work:
     static_addresses: set[str] = field(default_factory=set)
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    _boots: dict[tuple[str, str], BootFiles | ImageFacts] = field(default_factory=dict)
+
+    def boot_files(self, boot: Boot) -> BootFiles | ImageFacts:
+        """As ``images.boot_files``; most VMs boot the same."""
+        key = (image_key(boot), boot.cmdline)
+        if key not in self._boots:
+            self._boots[key] = boot_files(boot, self.images)
+        return self._boots[key]
 
     def identity(self, address: ResourceAddress) -> tuple[str, int]:
         """Uid and incarnation: those on record, else the next ones."""
@@ -53,8 +62,10 @@ class Work:
         """Note a registration when the spec (JSON data) or its address is new to the ledger;
         gives its hash.
         """
-        spec_hash = digest_plain(spec)
         managed = self.ledger.managed.get(address)
+        if managed is not None and not self.renames and managed.spec == spec:
+            return managed.spec_hash  # equal data, equal digest
+        spec_hash = digest_plain(spec)
         before = self.renames.get(address, "")
         if managed is None or managed.spec_hash != spec_hash or before:
             uid, incarnation = identified

@@ -27,7 +27,9 @@ class Settling:
         inputs = self._inputs
         managed = inputs.ledger.managed.get(vm.address)
         state = inputs.observed.vms.get(vm.uid)
-        if managed is None or isinstance(state, Unknown) or managed.spec_hash != vm.spec_hash:
+        if not self._memo.keeps or managed is None or managed.spec_hash != vm.spec_hash:
+            return None
+        if isinstance(state, Unknown):
             return None
         if self._missing and not self._is_bound(vm):
             return None
