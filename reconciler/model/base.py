@@ -7,8 +7,15 @@ from pydantic.alias_generators import to_camel
 
 
 class SpecModel(BaseModel):
-    """Base of every spec type: immutable, camelCase keys, unknown keys refused."""
+    """Base of every spec type: immutable, camelCase keys, unknown keys refused.
+
+    Validators are built when first used: a command pays for the kinds it meets.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=False
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=False,
+        defer_build=True,
     )
