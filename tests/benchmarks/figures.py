@@ -5,6 +5,7 @@ Used by every test of this folder. Ratios are printed, never asserted: the machi
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import time
@@ -20,11 +21,33 @@ def timed(body: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def busy(body: Callable[[], object]) -> float:
+    """Seconds of CPU that ``body`` took, in this process and those it waited for.
+
+    For what does nothing but compute: others on the machine change it little.
+    """
+    before = _cpu_s()
+    body()
+    return _cpu_s() - before
+
+
+def _cpu_s() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(entry.ru_utime + entry.ru_stime for entry in used)
+
+
 def paired(
-    figure: Callable[[], object], floor: Callable[[], object], rounds: int = ROUNDS
+    figure: Callable[[], object],
+    floor: Callable[[], object],
+    rounds: int = ROUNDS,
+    *,
+    measure: Callable[[Callable[[], object]], float] = timed,
 ) -> tuple[float, float]:
-    """Median seconds of the figure and of its floor, taken in turns: both meet the same weather."""
-    pairs = [(timed(figure), timed(floor)) for _ in range(rounds)]
+    """Median seconds of the figure and of its floor, taken in turns: both meet the same weather.
+
+    ``measure``: ``timed``, or ``busy``.
+    """
+    pairs = [(measure(figure), measure(floor)) for _ in range(rounds)]
     figures, floors = zip(*pairs, strict=True)
     return statistics.median(figures), statistics.median(floors)
 

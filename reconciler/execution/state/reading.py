@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from reconciler import collector
 from reconciler.execution.state import journal
 from reconciler.execution.state.database import Database
 from reconciler.model.addresses import ResourceAddress
@@ -40,7 +41,7 @@ class LedgerReading:
 
     def ledger(self, now_s: float) -> Ledger:
         """The whole ledger as of ``now_s``."""
-        with self._database.reading() as db:
+        with collector.paused(), self._database.reading() as db:
             version = (self._database.writes, _version_of_others(db))
             last = self._last
             if last and last.version == version and last.ledger.now_s <= now_s < last.until_s:
