@@ -6,6 +6,7 @@ cycle; looking for cycles among them again and again would cost more than buildi
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +14,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection inside; afterwards as before."""
+    """No collection inside; what was built counts as old, so that none comes right after either."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()  # moves all there is out of the young generations, looking at nothing,
+            gc.unfreeze()  # and this into the oldest, which is looked at now and then
             gc.enable()
 
 
 def off() -> None:
-    """No collection until this process ends, soon: for commands that look once."""
+    """No collection until this process ends, soon, nor at its end: for commands that look once."""
     gc.disable()
+    atexit.register(gc.freeze)

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from reconciler import __version__
+from reconciler import __version__, collector
 from reconciler.errors import EXIT_FAILED, MetaldError, SpecError
 
 # Command name to (module, one-line help): the help is here so that listing imports nothing.
@@ -46,6 +46,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image": ("image", "Build, list and verify images."),
     "doctor": ("doctor", "Check what this host can do."),
 }
+
+
+# Commands that build much, look at it once, and end; in a process that ends with them.
+LOOK_ONCE = frozenset({"validate", "plan"})
+OWN_PROCESS = "own process"
 
 
 class LazyGroup(click.Group):
@@ -104,6 +109,8 @@ def cli(ctx: click.Context, /, debug: bool, **options: Any) -> None:
 
     Specs go in, running and isolated VMs come out, and stay as declared.
     """
+    if ctx.obj == OWN_PROCESS and ctx.invoked_subcommand in LOOK_ONCE:
+        collector.off()
     ctx.obj = {**options, "debug": debug}
     if os.environ.get("NO_COLOR"):
         ctx.color = False  # click itself does not know https://no-color.org
@@ -118,7 +125,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a mark that the locale lacks is no failure
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, obj=OWN_PROCESS)
     except click.exceptions.Abort:
         click.echo("aborted; what was begun is looked at again by the next command", err=True)
         sys.exit(130)

@@ -7,12 +7,14 @@ does not look like changing all that follow.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from reconciler.model.plan import FieldChange
 
 _ENTRY_KEYS = ("network", "name", "effectiveFrom")
-_NOTHING: tuple[Any, ...] = ([], {}, "")
+# Set whatever they are: 0 and false say something, empty text and lists do not.
+_NUMBERS = frozenset({int, float, bool})
 _SCALARS = frozenset({str, int, bool, float, type(None)})
 
 
@@ -64,14 +66,12 @@ def _is_nothing(*values: Any) -> bool:
     return all(value in (None, [], {}) for value in values)
 
 
-def _path_of(entry: tuple[str, Any]) -> str:
-    return entry[0]
-
-
 def shown(spec: Mapping[str, Any], *, path: str) -> tuple[FieldChange, ...]:
     """Every set field of a new resource, as changes from nothing."""
     return tuple(
-        FieldChange(key, None, value)
-        for key, value in sorted(flatten(spec, path), key=_path_of)
-        if value is not None and value not in _NOTHING
+        [
+            FieldChange(key, None, value)
+            for key, value in sorted(flatten(spec, path), key=itemgetter(0))
+            if value or type(value) in _NUMBERS
+        ]
     )
