@@ -51,10 +51,18 @@ def enter_host(ctx: click.Context) -> Settings:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine; the first error of a task group comes out as itself."""
+    found: list[T] = []
+
+    async def noted() -> None:
+        # As a task's result it would be spelled out: at the end, asyncio asks what handles
+        # SIGINT, and CPython writes the repr of that handler, its task and what this returned.
+        found.append(await work)
+
     try:
-        return asyncio.run(work)
+        asyncio.run(noted())
     except BaseExceptionGroup as group:
         raise _first(group) from group
+    return found[0]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
