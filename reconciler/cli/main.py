@@ -9,12 +9,14 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reconciler import __version__, collector
+from reconciler.errors import EXIT_CHANGES as EXIT_USAGE
 from reconciler.errors import EXIT_FAILED, MetaldError, SpecError
 
 # Command name to (module, one-line help): the help is here so that listing imports nothing.
@@ -121,9 +123,8 @@ def main() -> None:
     # No other package's plugins look at specs; not looking for any saves a tenth of the start-up.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     debug = "--debug" in sys.argv or bool(os.environ.get("METALD_DEBUG"))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a mark that the locale lacks is no failure
-            stream.reconfigure(errors="backslashreplace")
+    _forgive_locales()
+    _refuse_raw_bytes(sys.argv[1:])
     try:
         code = cli.main(standalone_mode=False, obj=OWN_PROCESS)
     except click.exceptions.Abort:
@@ -143,13 +144,36 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        click.echo(
-            f"error: a bug in metald: {type(error).__name__}: {error} "
-            "(run again with --debug and report the traceback)",
-            err=True,
-        )
+        click.echo(f"error: {_unforeseen(error)}", err=True)
         sys.exit(EXIT_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError):  # a name too long, a disk that fails
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}"
+    return (
+        f"a bug in metald: {type(error).__name__}: {error} "
+        "(run again with --debug and report the traceback)"
+    )
+
+
+def _forgive_locales() -> None:
+    """A mark that the terminal's locale lacks is no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_raw_bytes(words: Sequence[str]) -> None:
+    """Words go into the state and into documents, which hold text alone."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            click.echo(f"Error: {word!a} is not UTF-8 text", err=True)
+            sys.exit(EXIT_USAGE)
 
 
 def show_error(error: MetaldError) -> None:
