@@ -236,7 +236,10 @@ def play(examples: int, steps: int) -> None:
     Fleets.seen.clear()
     machine("runTest").runTest()
     print(dict(Fleets.seen))
-    rare = [what for what in WANTED if Fleets.seen[what] < examples / 10]
+    # In few examples chance may leave out a rare rule; in many it may not.
+    least = examples / 10 if examples >= 200 else 0
+    rare = [what for what in WANTED if Fleets.seen[what] < least]
+    assert Fleets.seen["complete"] > examples, "hardly anything happened"
     assert not rare, f"hardly ever happened: {rare} of {dict(Fleets.seen)}"
 
 
