@@ -70,6 +70,8 @@ class Keeper:
         self._record = store.source_record(source.location.name)
         self.problems: tuple[str, ...] = ()
         """What was last found wrong with the source."""
+        self.commit = ""
+        """What was last read, or is kept up because nothing can be read."""
 
     async def desired(self) -> Desired | None:
         """None: there is nothing yet that may be applied; why was published as status."""
@@ -206,6 +208,7 @@ class Keeper:
 
     def _publish(self, info: SourceInfo, found: Desired | None) -> None:
         """Tell `status`, when there is something new to tell."""
+        self.commit = info.commit
         document = {
             **asdict(info),
             "applied": self._record.applied if self._record else "",

@@ -120,9 +120,10 @@ class Loop:
                 return
             desired = await self.keeper.desired()
             if desired is None:
+                commit = self.operations.commit = self.keeper.commit
                 self._complain("\n".join(self.keeper.problems))
                 if self.teller.is_heard:
-                    self.teller.tell(look_of_source(self.keeper.problems, time.time()))
+                    self.teller.tell(look_of_source(self.keeper.problems, time.time(), commit))
                 return
             self.operations.commit = desired.source.commit
             outcome = await self.held.engine.apply(

@@ -86,12 +86,15 @@ def test_broken_when_first_seen_the_others_converge_and_nothing_goes(host: Host)
 
 
 def test_broken_in_all_its_files_when_first_seen_nothing_is_applied(host: Host) -> None:
-    host.write("acme.yaml", fleet("acme", "one") + CONFLICT)
-    with watching(host, str(host.specs), "--interval", "1") as daemon:
-        daemon.until_event("SourceOrPassFailed")
+    repo = Repo(host.folder / "repo")
+    repo.write("acme.yaml", fleet("acme", "one") + CONFLICT)
+    broken = repo.commit_all("a conflict")
+    with watching(host, str(repo.top), "--interval", "1") as daemon:
+        daemon.until_event("SourceOrPassFailed", commit=broken)
         assert host.links() == set()
-        host.write("acme.yaml", fleet("acme", "one"))
-        daemon.until_event("Created", resource=ONE)
+        repo.write("acme.yaml", fleet("acme", "one"))
+        daemon.until_applied(repo.commit_all("resolved"))
+        assert daemon.uid(ONE) is not None
 
 
 # -- rollbacks ----------------------------------------------------------------------------
