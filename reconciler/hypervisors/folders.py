@@ -76,7 +76,7 @@ def read(paths: VmPaths) -> LaunchRecord | None:
     Raises UnknownStateError when it cannot be read or understood.
     """
     try:
-        return _parsed(paths.launch.read_text(encoding="utf-8"))
+        return _parsed(files.read_small(paths.launch))
     except FileNotFoundError:
         if not paths.root.exists():
             return None
@@ -90,8 +90,8 @@ def read(paths: VmPaths) -> LaunchRecord | None:
 
 # A record does not change while its VM lives, and every pass reads it again.
 @lru_cache(maxsize=1 << 14)
-def _parsed(text: str) -> LaunchRecord:
-    data: dict[str, Any] = json.loads(text)
+def _parsed(raw: bytes) -> LaunchRecord:
+    data: dict[str, Any] = json.loads(raw)
     launch = LaunchSpec.from_json(data["launch"])
     return LaunchRecord(launch, str(data["boot_id"]), str(data["note"]))
 

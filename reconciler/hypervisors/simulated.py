@@ -65,7 +65,7 @@ class SimulatedDriver:
     def _phase(self, uid: str) -> VmPhase | None:
         """The recorded phase; None when there is no record."""
         try:
-            data: dict[str, Any] = json.loads(self._run.vm(uid).process.read_text(encoding="utf-8"))
+            data: dict[str, Any] = json.loads(files.read_small(self._run.vm(uid).process))
         except FileNotFoundError:
             return None
         return VmPhase(data["phase"]) if data["boot_id"] == read_boot_id() else VmPhase.DEAD
