@@ -63,7 +63,8 @@ class Work:
         gives its hash.
         """
         managed = self.ledger.managed.get(address)
-        if managed is not None and not self.renames and managed.spec == spec:
+        known = managed is not None and managed.spec_hash and not self.renames
+        if managed is not None and known and managed.spec == spec:
             return managed.spec_hash  # equal data, equal digest
         spec_hash = digest_plain(spec)
         before = self.renames.get(address, "")
