@@ -105,8 +105,9 @@ def test_start_of_vms(host: Host) -> None:
 
     The floor starts the same command lines in a loop and lets each guest go when it answers.
     """
-    vms = (vm("acme", f"v{number}", QEMU) for number in range(STARTS))
-    host.write("fleet.yaml", "".join([tenant("acme"), network("acme", "lan"), *vms]))
+    first = vm("acme", "first", QEMU)
+    host.write("fleet.yaml", "".join([tenant("acme"), network("acme", "lan"), first]))
+    vms = "".join(vm("acme", f"v{number}", QEMU) for number in range(STARTS))
 
     async def ours() -> tuple[float, list[LaunchSpec], str]:
         moments: list[float] = []
@@ -117,6 +118,10 @@ def test_start_of_vms(host: Host) -> None:
 
         with closing(open_store(host.state)) as store:
             engine = Engine(open_world(host.state, host.runs), store)
+            # The first start on a host finds out whether its KVM works: once per boot.
+            alone = Request(load(host.specs).require(), SourceInfo("bench"))
+            assert (await engine.apply(alone, on_progress=lambda _: None)).is_complete
+            host.write("more.yaml", vms)
             request = Request(load(host.specs).require(), SourceInfo("bench"))
             outcome = await engine.apply(request, on_progress=note)
             assert outcome.is_complete, outcome
@@ -125,7 +130,8 @@ def test_start_of_vms(host: Host) -> None:
             ]
             for state in seen:
                 await engine.world.drivers["qemu"].stop(state.uid, graceful=False)
-        return moments[-1] - moments[0], [state.launch for state in seen], seen[0].note
+        started = [state.launch for state in seen if not state.launch.vm.endswith("/first")]
+        return moments[-1] - moments[0], started, seen[0].note
 
     async def floor() -> float:
         return await started_in_a_loop(host.runs, launches, Accelerator(*note.split(", ", 1)))
