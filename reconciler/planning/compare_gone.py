@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Literal
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.ledger import Managed
@@ -19,7 +18,6 @@ from reconciler.planning.draft import Draft, Inputs
 from reconciler.planning.fields import shown
 from reconciler.planning.ownership import is_ours
 from reconciler.planning.ports import drop_ports
-from reconciler.planning.power import is_live
 from reconciler.planning.recorded import recorded_ports
 from reconciler.planning.scope import recorded_networks
 
@@ -128,11 +126,7 @@ def _delete_vm(
         return None
     stop = f"{managed.address}:stop"
     if state is not None:
-        # One that may have to come back was stopped by us: that is no crash, and no exit.
-        verdict: Literal["restarting", "deleted"] = (
-            "restarting" if inputs.defer_deletes and is_live(state) else "deleted"
-        )
-        operation = StopVm(managed.uid, state.launch.hypervisor, graceful=True, verdict=verdict)
+        operation = StopVm(managed.uid, state.launch.hypervisor, graceful=True, verdict="deleted")
         draft.step(stop, managed.address, operation)
     ports = recorded_ports(managed)
     return (stop, *drop_ports(draft, network, ports, after=(stop,)))

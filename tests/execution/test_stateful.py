@@ -140,8 +140,13 @@ class Fleets(RuleBasedStateMachine):
             self.seen["confirmed"] += 1
 
     @precondition(lambda self: self.pending)
-    @rule(writes=st.one_of(st.none(), st.integers(0, 40)))
-    def undo(self, writes: int | None) -> None:
+    @rule()
+    def undo(self) -> None:
+        self.undo_and_die(None)
+
+    @precondition(lambda self: self.pending)
+    @rule(writes=st.integers(0, 40))
+    def undo_and_die(self, writes: int | None) -> None:
         self.sim.cut.writes_left = writes
         outcome = self.finish(self.sim.confirming().undo)
         if not isinstance(outcome, Outcome):

@@ -80,8 +80,8 @@ def test_every_kind_of_change_is_undone_and_the_host_is_as_before(settled: Host)
         settled.run("undo")
         assert not pending(settled), name
         assert picture(settled) == before, name
-        settled.write("fleet.yaml", BEFORE)
-        assert settled.json("plan", str(settled.specs))["changes"] == [], name
+    settled.write("fleet.yaml", BEFORE)
+    assert settled.json("plan", str(settled.specs))["changes"] == []
 
 
 def test_a_confirmed_change_stays_and_its_deletions_happen_then(settled: Host) -> None:

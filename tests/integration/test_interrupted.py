@@ -47,7 +47,9 @@ def begin(host: Host, *words: str, run: int = 2) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
 def test_asked_to_stop_it_finishes_what_runs_and_starts_nothing_more(
     settled: Host, number: signal.Signals
 ) -> None:
