@@ -193,8 +193,9 @@ class Host:
 
     def close(self) -> None:
         """End whatever still runs, by proof, and remove the folder."""
+        own = folders.uids(self.runs)
         try:
-            for uid in folders.uids(self.runs):
+            for uid in own:
                 paths = self.runs.vm(uid)
                 for record, lock in (
                     (paths.process, paths.lock),
@@ -204,8 +205,10 @@ class Host:
                     if proof is not None:
                         asyncio.run(processes.kill(proof))
         finally:
+            # Another test's VM may be about to enter a scope that is empty still.
             for path in Path("/sys/fs/cgroup").glob("**/metald.slice/*"):
-                if path.is_dir() and not (path / "cgroup.procs").read_text():
+                ours = any(uid in path.name for uid in own)
+                if ours and path.is_dir() and not (path / "cgroup.procs").read_text():
                     with contextlib.suppress(OSError):
                         path.rmdir()
             shutil.rmtree(self.folder)
