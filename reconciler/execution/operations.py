@@ -200,19 +200,17 @@ async def _stop(context: Context, operation: StopVm) -> None:
     driver = context.world.drivers.get(operation.hypervisor)
     if driver is None:
         raise BugError(f"no driver named {operation.hypervisor}", subject=operation.uid)
-    if operation.verdict == "deleted":
-        if operation.uid in context.ledger.vms:
-            # Declared again before it is forgotten, it is one that is not started: no crash.
-            store = context.store
-            store.record_vms([replace(_record(context, operation.uid), intent="stopped")])
-        await driver.stop(operation.uid, graceful=operation.graceful)
-        return
-    # Stopped to be started again: cut short in between, it is one that is not started yet.
-    intent = "stopped" if operation.verdict == "restarting" else operation.verdict
-    record = replace(_record(context, operation.uid), intent=intent, reason=operation.reason)
-    if operation.verdict != "stopped":
-        # Before the clean-up: a crash after it must not read as a crash of the VM.
-        context.store.record_vms([record])
+    if operation.verdict != "deleted" or operation.uid in context.ledger.vms:
+        # Before the stop, whose answer may be lost: what is gone then was meant to go.
+        context.store.record_vms([_ended(context, operation)])
     await driver.stop(operation.uid, graceful=operation.graceful)
-    if operation.verdict != "restarting":
-        context.store.record_vms([record])
+
+
+def _ended(context: Context, operation: StopVm) -> VmRecord:
+    """The record of a VM that is stopped; one that is started or declared again before that is
+    done counts as one that is not started yet.
+    """
+    record = replace(_record(context, operation.uid), intent="stopped", reason=operation.reason)
+    if operation.verdict in {"completed", "failed"}:
+        return replace(record, intent=operation.verdict)
+    return record

@@ -256,7 +256,7 @@ async def test_no_more_vms_are_worked_on_at_a_time_than_allowed(store: SqliteSto
     result = await starting(store, driver, todo).run(todo)
     assert driver.most == 3, "as many as allowed, and not one more"
     assert not result.failed and not result.skipped
-    assert Settings().parallelism == max(16, 2 * (os.cpu_count() or 1))
+    assert Settings().parallelism == 2 * (os.cpu_count() or 1)
 
 
 def test_a_step_that_hangs_fails_at_its_deadline_and_the_others_go_on(store: SqliteStore) -> None:

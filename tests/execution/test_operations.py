@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
 
 @pytest.mark.parametrize(
     ("verdict", "intent"),
-    [("restarting", "stopped"), ("completed", "completed"), ("stopped", "started")],
+    [("restarting", "stopped"), ("completed", "completed"), ("stopped", "stopped")],
 )
 async def test_a_stop_cut_short_reads_as_what_it_was_for(
     store: SqliteStore, verdict: str, intent: str
