@@ -88,7 +88,7 @@ def apply(ctx: click.Context, /, path: str, **options: Any) -> int:
 
 def _from_planfile(path: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """The arguments a saved plan stands for, None when PATH is none."""
-    from reconciler.planning.planfile import is_planfile, parse_planfile  # noqa: PLC0415
+    from reconciler.planning.documents.planfile import is_planfile, parse_planfile  # noqa: PLC0415
 
     file = Path(path)
     try:
@@ -220,7 +220,7 @@ def _agree(
     verbose: bool,
 ) -> None:
     """Show the plan and ask; the answer binds the apply to exactly that plan."""
-    from reconciler.planning.render import plan_document  # noqa: PLC0415
+    from reconciler.planning.documents.render import plan_document  # noqa: PLC0415
 
     planned = run(look(settings, arguments))
     show_plan(plan_document(planned.plan, planned.source), verbose=verbose)

@@ -18,7 +18,7 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="Unfold ever
 
 
 def _plan_hash(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from reconciler.planning.guards import HASH_DIGITS, is_plan_hash  # noqa: PLC0415
+    from reconciler.planning.bounds.guards import HASH_DIGITS, is_plan_hash  # noqa: PLC0415
 
     if value is None or is_plan_hash(value):
         return value
@@ -34,7 +34,7 @@ hash_option = click.option(
 
 
 def _max_destroy(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from reconciler.planning.guards import parse_max_destroy  # noqa: PLC0415
+    from reconciler.planning.bounds.guards import parse_max_destroy  # noqa: PLC0415
 
     try:
         if value is not None:

@@ -44,7 +44,7 @@ def plan(ctx: click.Context, /, path: str | None, **options: Any) -> int:
     if options["refresh_only"]:
         return _refresh(settings, options)
     from reconciler.daemon.access import plan_now  # noqa: PLC0415 - netlink only when needed
-    from reconciler.planning.render import plan_document  # noqa: PLC0415
+    from reconciler.planning.documents.render import plan_document  # noqa: PLC0415
 
     request = {
         **location_arguments(place, options),
@@ -95,7 +95,7 @@ def _show(document: dict[str, Any], options: dict[str, Any]) -> None:
 
 def _save(path: Path, document: dict[str, Any], request: dict[str, Any], planned: Any) -> None:
     from reconciler.files import write_atomic  # noqa: PLC0415
-    from reconciler.planning.planfile import planfile_text  # noqa: PLC0415
+    from reconciler.planning.documents.planfile import planfile_text  # noqa: PLC0415
 
     if request["path"] and planned.source.commit:
         request = {**request, "ref": request["ref"] or "", "commit": planned.source.commit}

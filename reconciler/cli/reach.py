@@ -33,7 +33,7 @@ def reach(ctx: click.Context, /, output: str, **options: Any) -> None:
     """
     settings = settings_of(ctx)
     from reconciler.daemon.reading import declared_specs, recorded_specs  # noqa: PLC0415
-    from reconciler.planning.reach import reach_matrix  # noqa: PLC0415
+    from reconciler.planning.reachability.reach import reach_matrix  # noqa: PLC0415
 
     place = options["specs"]
     if place is None and any(options[name] for name in ("ref", "uncommitted", "require_signed")):

@@ -30,7 +30,7 @@ def _daemon(ctx: click.Context, path: str, options: dict[str, Any]) -> None:
     settings = enter_host(ctx)
     from reconciler.daemon.desired import Location  # noqa: PLC0415 - netlink only when needed
     from reconciler.daemon.serve import run_daemon  # noqa: PLC0415
-    from reconciler.planning.guards import UNATTENDED, parse_max_destroy  # noqa: PLC0415
+    from reconciler.planning.bounds.guards import UNATTENDED, parse_max_destroy  # noqa: PLC0415
 
     given = options["max_destroy"]
     try:

@@ -38,9 +38,9 @@ from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
-from reconciler.planning.images import wanted_images
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.resolution.images import wanted_images
 from reconciler.settings import Settings
 
 OnProgress = Callable[[Mapping[str, Any]], None]

@@ -29,8 +29,8 @@ from reconciler.execution.state.store import Store
 from reconciler.model.fleet import Fleet
 from reconciler.model.plan import Plan
 from reconciler.model.times import Deadline, Moment, rfc3339
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.planner import LOCAL_HOST, Scope
-from reconciler.planning.render import SourceInfo
 
 _NOTHING = "nothing awaits confirmation"
 _LATE = "apply it again, with more time"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.errors import MetaldError, Problem, SpecError
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.source.fallback import load_last_good, load_with_fallback
 from reconciler.source.git import GitSource, is_remote, is_repository
 from reconciler.source.gitcall import without_password

@@ -24,11 +24,11 @@ from reconciler.files import write_atomic
 from reconciler.model.fleet import Fleet
 from reconciler.model.times import rfc3339
 from reconciler.paths import RunPaths
+from reconciler.planning.bounds.guards import MaxDestroy
+from reconciler.planning.documents.render import SourceInfo
+from reconciler.planning.documents.undo import fleet_digest
 from reconciler.planning.findings import Finding
-from reconciler.planning.guards import MaxDestroy
 from reconciler.planning.planner import WHOLE, Scope
-from reconciler.planning.render import SourceInfo
-from reconciler.planning.undo import fleet_digest
 from reconciler.source.tree import Loaded
 
 

@@ -45,10 +45,10 @@ from reconciler.model.ledger import Hold, Ledger, Managed
 from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
-from reconciler.planning.holds import declared_digest
-from reconciler.planning.planfile import PlanFile, refuse_moved, what_moved
+from reconciler.planning.bounds.holds import declared_digest
+from reconciler.planning.documents.planfile import PlanFile, refuse_moved, what_moved
+from reconciler.planning.documents.render import SourceInfo, plan_document
 from reconciler.planning.planner import LOCAL_HOST, Scope
-from reconciler.planning.render import SourceInfo, plan_document
 
 HOLD_FORMAT = "metald.hold/v1"
 REFRESH_FORMAT = "metald.refresh/v1"

@@ -15,7 +15,7 @@ from reconciler.execution.state.sqlite import open_reader
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import Network, Tenant, Vm, dump_spec
 from reconciler.paths import StatePaths
-from reconciler.planning.policy import Specs
+from reconciler.planning.reachability.policy import Specs
 from reconciler.settings import Settings
 
 

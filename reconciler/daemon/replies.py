@@ -14,10 +14,15 @@ from reconciler.execution.reports import apply_document
 from reconciler.model.addresses import ResourceAddress, host_address, parse_address
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
-from reconciler.planning.guards import HASH_DIGITS, MaxDestroy, is_plan_hash, parse_max_destroy
-from reconciler.planning.renames import all_documents
-from reconciler.planning.render import SourceInfo
-from reconciler.planning.scope import Scope
+from reconciler.planning.bounds.guards import (
+    HASH_DIGITS,
+    MaxDestroy,
+    is_plan_hash,
+    parse_max_destroy,
+)
+from reconciler.planning.bounds.scope import Scope
+from reconciler.planning.documents.render import SourceInfo
+from reconciler.planning.resolution.renames import all_documents
 
 Emit = Callable[[Mapping[str, Any]], object]
 Arguments = Mapping[str, Any]

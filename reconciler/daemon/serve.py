@@ -18,7 +18,7 @@ from reconciler.daemon.loop import Loop
 from reconciler.daemon.notify import Notifier, Target, targets_from
 from reconciler.daemon.telling import Teller
 from reconciler.errors import MetaldError
-from reconciler.planning.guards import MaxDestroy
+from reconciler.planning.bounds.guards import MaxDestroy
 from reconciler.settings import Settings
 
 

@@ -17,8 +17,8 @@ from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import EVERYTHING, kind_of, tenant_address, tenant_of
 from reconciler.model.ledger import Ledger
 from reconciler.model.times import rfc3339
+from reconciler.planning.comparison.power import STABLE_AFTER_S
 from reconciler.planning.planner import LOCAL_HOST
-from reconciler.planning.power import STABLE_AFTER_S
 
 NOTIFICATION_FORMAT = "metald.notification/v1"
 SOURCE, PASS = "source", "pass"

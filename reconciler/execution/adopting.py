@@ -21,7 +21,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.kept import KeptRecord
 from reconciler.model.observed import Observed, Unknown
-from reconciler.planning.adoption import (
+from reconciler.planning.adoption.adoption import (
     Adoption,
     Sight,
     adopt,
@@ -29,13 +29,13 @@ from reconciler.planning.adoption import (
     wanted_documents,
     with_kept,
 )
-from reconciler.planning.found import wanted_by_launches
-from reconciler.planning.images import wanted_images
+from reconciler.planning.adoption.found import wanted_by_launches
+from reconciler.planning.documents.render import SourceInfo, change_document
+from reconciler.planning.documents.undo import fleet_of, remember
 from reconciler.planning.planner import Scope, plan
-from reconciler.planning.renames import all_documents
-from reconciler.planning.render import SourceInfo, change_document
-from reconciler.planning.resolve import resolve
-from reconciler.planning.undo import fleet_of, remember
+from reconciler.planning.resolution.images import wanted_images
+from reconciler.planning.resolution.renames import all_documents
+from reconciler.planning.resolution.resolve import resolve
 from reconciler.source import writing
 from reconciler.source.tree import load
 

@@ -16,18 +16,18 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.specs import KINDS
+from reconciler.planning.bounds.holds import covers
 from reconciler.planning.canonical import canonical_json
-from reconciler.planning.holds import covers
-from reconciler.planning.planner import Scope
-from reconciler.planning.renames import all_documents
-from reconciler.planning.render import SourceInfo
-from reconciler.planning.undo import (
+from reconciler.planning.documents.render import SourceInfo
+from reconciler.planning.documents.undo import (
     Remembered,
     dump_document,
     fleet_digest,
     fleet_of,
     remember,
 )
+from reconciler.planning.planner import Scope
+from reconciler.planning.resolution.renames import all_documents
 
 
 @dataclass(frozen=True, slots=True)

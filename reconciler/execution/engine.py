@@ -32,14 +32,14 @@ from reconciler.model.kept import KeptRecord
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
+from reconciler.planning.bounds.guards import MaxDestroy, objection
+from reconciler.planning.bounds.holds import holds_everything
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.findings import Finding
-from reconciler.planning.guards import MaxDestroy, objection
-from reconciler.planning.holds import holds_everything
-from reconciler.planning.images import wanted_images
 from reconciler.planning.memo import Memo
 from reconciler.planning.planner import EMPTY, WHOLE, Scope, plan, plan_reboot
-from reconciler.planning.render import SourceInfo
-from reconciler.planning.resolve import Resolution, resolve
+from reconciler.planning.resolution.images import wanted_images
+from reconciler.planning.resolution.resolve import Resolution, resolve
 
 # One more look is allowed for what settles by itself right after a start.
 VERIFY_ATTEMPTS = 3

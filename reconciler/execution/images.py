@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reconciler.model.observed import ImageFacts
 from reconciler.paths import StatePaths
-from reconciler.planning.images import ImageRequest
+from reconciler.planning.resolution.images import ImageRequest
 
 _CHUNK_BYTES = 1 << 20
 _Stamp = tuple[int, int, int, int]

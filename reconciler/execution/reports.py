@@ -7,7 +7,7 @@ from typing import Any
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.records import Event, EventKind
 from reconciler.model.plan import Action, Recovery
-from reconciler.planning.render import SourceInfo, plan_document
+from reconciler.planning.documents.render import SourceInfo, plan_document
 
 APPLY_FORMAT = "metald.apply/v1"
 _DONE_WORDS: dict[Action, str] = {

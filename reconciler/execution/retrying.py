@@ -1,7 +1,7 @@
 """When what failed is tried again: exponential back-off with jitter, per resource.
 
 A pass of the daemon leaves a waiting resource alone until it is due; a new spec, and a
-person's apply, try it at once (``planning.waiting``).
+person's apply, try it at once (``planning.bounds.waiting``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger, Retry
-from reconciler.planning.waiting import LONGEST_S
+from reconciler.planning.bounds.waiting import LONGEST_S
 
 FIRST_S = 2.0
 

@@ -19,9 +19,16 @@ from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.probes import PROBES_USUALLY, Shot, Sightings
 from reconciler.model.resolved import GATEWAY
-from reconciler.planning.probes import Ground, choose, concerns, held_by_pair, in_scope, stations
-from reconciler.planning.reach import party
-from reconciler.planning.verdicts import verify_document
+from reconciler.planning.reachability.probes import (
+    Ground,
+    choose,
+    concerns,
+    held_by_pair,
+    in_scope,
+    stations,
+)
+from reconciler.planning.reachability.reach import party
+from reconciler.planning.reachability.verdicts import verify_document
 
 SendProbes = Callable[[Sequence[Shot]], Awaitable[Sightings]]
 
@@ -41,7 +48,7 @@ class Wanted:
 async def verify(
     survey: Survey, send: SendProbes, host_addresses: Sequence[str], wanted: Wanted
 ) -> dict[str, Any]:
-    """The document (`planning.verdicts`).
+    """The document (`planning.reachability.verdicts`).
 
     Raises MetaldError for addresses not known here, UnknownStateError when the network cannot be
     observed, RefusedError when the rules loaded know of no verification.

@@ -14,8 +14,8 @@ from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.times import rfc3339
-from reconciler.planning.ports import port_differences
-from reconciler.planning.recorded import recorded_vm
+from reconciler.planning.comparison.ports import port_differences
+from reconciler.planning.resolution.recorded import recorded_vm
 
 LIST_FORMAT = "metald.list/v1"
 

@@ -17,7 +17,7 @@ from reconciler.hypervisors.processes import read_boot_id
 from reconciler.model.firewall import Element
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmState
 from reconciler.model.resolved import Port
-from reconciler.planning.images import ImageRequest
+from reconciler.planning.resolution.images import ImageRequest
 
 
 class Network(Protocol):

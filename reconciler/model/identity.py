@@ -3,7 +3,7 @@
 Law 4 of the design: uid = keyed hash of (host secret, owner, incarnation); everything else
 follows from the uid, so a plan can show it before anything exists. Collisions are resolved
 by the caller walking the candidate sequences below in order, which is deterministic.
-Pure: hashing only. Called by ``planning.resolve``.
+Pure: hashing only. Called by ``planning.resolution.resolve``.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class VmRecord:
 class Hold:
     """An operator's imperative act that outlasts a pass; shown by every plan.
 
-    ``spec_hash``: what was declared then (``planning.holds.declared_digest``); a changed
+    ``spec_hash``: what was declared then (``planning.bounds.holds.declared_digest``); a changed
     declaration ends the hold. Empty: it lasts until it is lifted. ``until_s``: seconds since
     the Unix epoch when it ends by itself, None for never.
     """

@@ -1,6 +1,6 @@
 """``kind: PricePlan``: what a tenant pays for, at which price, from which day on.
 
-``source`` builds it from YAML, ``planning.cost`` estimates with it. Money is exact: amounts
+``source`` builds it from YAML, ``planning.pricing.cost`` estimates with it. Money is exact: amounts
 are decimal text, never numbers of YAML, and every unit is a whole number of base units.
 """
 

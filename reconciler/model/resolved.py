@@ -1,6 +1,6 @@
 """The desired state with nothing left open: identities, addresses, images, host parameters.
 
-Made by ``planning.resolve`` from a Fleet and the ledger; compared with what is observed;
+Made by ``planning.resolution.resolve`` from a Fleet and the ledger; compared with what is observed;
 handed to ``network`` and ``hypervisors`` inside plan steps.
 """
 

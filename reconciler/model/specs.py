@@ -1,6 +1,6 @@
 """The spec kinds of ``metald/v1`` as operators write them; frozen pydantic, unknown keys refused.
 
-``source`` builds them from YAML, ``planning.resolve`` fills what they leave open. Field
+``source`` builds them from YAML, ``planning.resolution.resolve`` fills what they leave open. Field
 meanings are the descriptions below; the published JSON Schemas are generated from here.
 """
 

@@ -25,8 +25,8 @@ from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import AnyDocument, Interface, Network, Quota, dump_spec
 from reconciler.planning.findings import Finding, PathPart
-from reconciler.planning.policy import idle_rules
-from reconciler.planning.renames import check_renames, documents_beside_vms
+from reconciler.planning.reachability.policy import idle_rules
+from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
 _REFUSED = {

@@ -16,12 +16,12 @@ from reconciler.model.observed import Observed
 from reconciler.model.plan import Plan
 from reconciler.model.resolved import ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.model.times import rfc3339
-from reconciler.planning.holds import active_holds, reconcile_modes
+from reconciler.planning.bounds.holds import active_holds, reconcile_modes
+from reconciler.planning.bounds.scope import Scope
+from reconciler.planning.documents.render import change_document
 from reconciler.planning.planner import plan
-from reconciler.planning.recorded import recorded_vm
-from reconciler.planning.render import change_document
-from reconciler.planning.resolve import Resolution
-from reconciler.planning.scope import Scope
+from reconciler.planning.resolution.recorded import recorded_vm
+from reconciler.planning.resolution.resolve import Resolution
 
 DRIFT_FORMAT = "metald.drift/v1"
 

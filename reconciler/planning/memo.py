@@ -17,7 +17,7 @@ from reconciler.model.ledger import Allocation, Ledger, Managed, VmRecord
 from reconciler.model.observed import ImageFacts, TapState, VmState
 from reconciler.model.resolved import Port, ResolvedVm
 from reconciler.model.specs import Vm
-from reconciler.planning.claims import Held, by_resource
+from reconciler.planning.resolution.claims import Held, by_resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,15 @@ from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, Plan, Registration, Retire
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord, ResolvedVm
-from reconciler.planning import reasons
-from reconciler.planning.aim import Aim, aim_of
-from reconciler.planning.compare_gone import compare_gone, remove_stray_vms
-from reconciler.planning.compare_host import (
+from reconciler.planning.bounds.holds import active_holds, holds_everything, reconcile_modes
+from reconciler.planning.bounds.scope import Scope, selection
+from reconciler.planning.bounds.waiting import waiting_resources, without_waiting
+from reconciler.planning.comparison import reasons
+from reconciler.planning.comparison.aim import Aim, aim_of
+from reconciler.planning.comparison.draft import Draft, Inputs
+from reconciler.planning.comparison.fields import differences, shown
+from reconciler.planning.comparison.gone import compare_gone, remove_stray_vms
+from reconciler.planning.comparison.host import (
     LOCAL_HOST,
     Accounted,
     compare_host,
@@ -28,21 +33,16 @@ from reconciler.planning.compare_host import (
     remove_orphans,
     tear_down_host,
 )
-from reconciler.planning.compare_policy import compare_policy
-from reconciler.planning.compare_vms import compare_vm, reboot_vm
-from reconciler.planning.draft import Draft, Inputs
-from reconciler.planning.fields import differences, shown
-from reconciler.planning.holds import active_holds, holds_everything, reconcile_modes
+from reconciler.planning.comparison.policy import compare_policy
+from reconciler.planning.comparison.ports import elements_by_tap
+from reconciler.planning.comparison.settling import Settling
+from reconciler.planning.comparison.vms import compare_vm, reboot_vm
+from reconciler.planning.documents.prints import plan_id
 from reconciler.planning.memo import Memo
-from reconciler.planning.policy import Specs
-from reconciler.planning.ports import elements_by_tap
-from reconciler.planning.prints import plan_id
-from reconciler.planning.recorded import recorded_ports, recorded_vm
-from reconciler.planning.renames import renamed
-from reconciler.planning.resolve import Resolution
-from reconciler.planning.scope import Scope, selection
-from reconciler.planning.settling import Settling
-from reconciler.planning.waiting import waiting_resources, without_waiting
+from reconciler.planning.reachability.policy import Specs
+from reconciler.planning.resolution.recorded import recorded_ports, recorded_vm
+from reconciler.planning.resolution.renames import renamed
+from reconciler.planning.resolution.resolve import Resolution
 
 EMPTY = Resolution(ResolvedFleet({}, {}, frozenset()), (), (), (), ())
 WHOLE = Scope()

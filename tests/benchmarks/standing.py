@@ -26,8 +26,8 @@ from reconciler.model.observed import (
 )
 from reconciler.model.plan import ChangeElements, Plan, RaiseTap, StartVm
 from reconciler.paths import StatePaths
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.memo import Memo
-from reconciler.planning.render import SourceInfo
 from reconciler.source.tree import load
 from tests.planning.world import FORWARDING, LISTING, TEMPLATE, perfect_tap
 

@@ -29,7 +29,7 @@ from reconciler.model.resolved import GATEWAY_MAC, Port, link_alias
 from reconciler.network import firewall
 from reconciler.network.kernel import KernelNetwork
 from reconciler.paths import RunPaths, StatePaths
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.source.tree import load
 from tests.benchmarks.figures import report
 from tests.integration.host import SIMULATED, network, tenant, vm

@@ -30,7 +30,7 @@ from reconciler.model.plan import StartVm
 from reconciler.model.resolved import LaunchSpec
 from reconciler.network.tun import open_tap, reattach_tap
 from reconciler.paths import RunPaths
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.source.tree import load
 from tests.benchmarks.figures import report
 from tests.integration.host import QEMU, SIMULATED, Host, build_image, hosts, network, tenant, vm

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.planning.documents.render import plan_document
 from reconciler.planning.memo import Memo
-from reconciler.planning.render import plan_document
 from reconciler.source.kept import KeptDocuments
 from reconciler.source.tree import Cache, load
 from tests.benchmarks.figures import ROUNDS, busy, command, paired, report

@@ -11,8 +11,8 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
 from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS
+from reconciler.planning.documents.render import SourceInfo, plan_document
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo, plan_document
 from tests.planning.world import World
 
 Documents = list[dict[str, Any]]

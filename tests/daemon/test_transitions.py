@@ -29,8 +29,8 @@ from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import EVERYTHING, ResourceAddress, vm_address
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
+from reconciler.planning.comparison.power import STABLE_AFTER_S
 from reconciler.planning.planner import WHOLE, Scope
-from reconciler.planning.power import STABLE_AFTER_S
 from tests.planning.test_cases import fleet_of
 from tests.planning.world import World
 

@@ -13,7 +13,7 @@ from reconciler.execution.copies import Copies
 from reconciler.model.kept import Kept, KeptRecord
 from reconciler.model.ledger import Ledger
 from reconciler.paths import RunPaths
-from tests.planning.test_adoption import applied, two_tenants
+from tests.planning.adoption.test_adoption import applied, two_tenants
 
 
 def ledger() -> Ledger:

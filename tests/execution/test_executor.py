@@ -24,7 +24,7 @@ from reconciler.model.observed import NetworkState, Unknown, VmState
 from reconciler.model.plan import ChangeElements, Plan, RaiseTap, SetPower, SetSysctls, Step
 from reconciler.model.resolved import LaunchSpec, Port
 from reconciler.paths import StatePaths
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.settings import Settings
 from tests.simulation.loop import VirtualLoop, run
 

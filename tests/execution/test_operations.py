@@ -17,7 +17,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import VmRecord
 from reconciler.model.plan import Plan, Registration, Step, StopVm
 from reconciler.paths import StatePaths
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 from tests.execution.test_executor import NoDriver, Recording, nothing
 
 VM, UID = ResourceAddress("vm/a/b"), "5f" * 16

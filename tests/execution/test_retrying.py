@@ -13,7 +13,7 @@ from reconciler.execution.retrying import FIRST_S, retries_after
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.plan import ChangeElements, Plan, Step
-from reconciler.planning.waiting import LONGEST_S
+from reconciler.planning.bounds.waiting import LONGEST_S
 from tests.planning.world import World
 
 VM = ResourceAddress("vm/acme/one")

@@ -32,8 +32,8 @@ from reconciler.execution.engine import Request, Terms, decide
 from reconciler.execution.outcome import Outcome
 from reconciler.model.fleet import Fleet
 from reconciler.planning.canonical import canonical_json
+from reconciler.planning.documents.render import plan_document
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import plan_document
 from tests.planning.test_cases import fleet_of
 from tests.simulation.simulation import SOURCE, make_template
 from tests.simulation.stepwise import Stepwise

@@ -20,7 +20,7 @@ from reconciler.network.kernel import KernelNetwork
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.tables import read_links
 from reconciler.network.tun import create_tap, open_tap
-from reconciler.planning.ports import port_differences
+from reconciler.planning.comparison.ports import port_differences
 from tests.network.conftest import InNamespace
 from tests.network.ports import ip, nft, port, raised
 

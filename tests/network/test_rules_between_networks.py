@@ -16,8 +16,8 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import ALLOW, Element, allow_element
 from reconciler.network import firewall
 from reconciler.network.kernel import KernelNetwork
-from reconciler.planning.compare_policy import policy_elements
-from reconciler.planning.policy import allowed_between
+from reconciler.planning.comparison.policy import policy_elements
+from reconciler.planning.reachability.policy import allowed_between
 from tests.network.conftest import InNamespace
 from tests.network.frames import (
     ACK,

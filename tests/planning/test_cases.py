@@ -19,12 +19,12 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
 from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS
+from reconciler.planning.bounds.holds import declared_digest
 from reconciler.planning.canonical import to_plain
-from reconciler.planning.holds import declared_digest
+from reconciler.planning.documents.render import SourceInfo, plan_document
+from reconciler.planning.documents.undo import fleet_of as fleet_from_record
+from reconciler.planning.documents.undo import remember
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo, plan_document
-from reconciler.planning.undo import fleet_of as fleet_from_record
-from reconciler.planning.undo import remember
 from tests.planning.world import World
 
 CASES = Path(__file__).parent / "cases"

@@ -14,9 +14,9 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
 from reconciler.model.observed import Unknown
 from reconciler.model.plan import ChangeElements, RemoveTap, StartVm
-from reconciler.planning.guards import UNATTENDED
+from reconciler.planning.bounds.guards import UNATTENDED
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.planner import plan_reboot
-from reconciler.planning.render import SourceInfo
 from tests.planning.test_cases import fleet_of
 from tests.planning.test_properties import documents
 from tests.planning.world import World

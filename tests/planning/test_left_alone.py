@@ -16,12 +16,12 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold
 from reconciler.model.observed import ImageFacts, Unknown
 from reconciler.model.plan import Plan
-from reconciler.planning.holds import declared_digest
+from reconciler.planning.bounds.holds import declared_digest
+from reconciler.planning.documents.render import SourceInfo
+from reconciler.planning.documents.undo import fleet_of as undo_of
+from reconciler.planning.documents.undo import remember
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo
-from reconciler.planning.resolve import resolve
-from reconciler.planning.undo import fleet_of as undo_of
-from reconciler.planning.undo import remember
+from reconciler.planning.resolution.resolve import resolve
 from tests.planning.test_cases import fleet_of
 from tests.planning.world import MINIMAL, World
 

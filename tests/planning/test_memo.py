@@ -16,10 +16,12 @@ from reconciler.model.ledger import Hold
 from reconciler.model.observed import ImageFacts
 from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS, AnyDocument
-from reconciler.planning import compare_vms, planner, resolve_vms
+from reconciler.planning import planner
+from reconciler.planning.comparison import vms as compare_vms
 from reconciler.planning.memo import Memo
 from reconciler.planning.planner import Scope, plan
-from reconciler.planning.resolve import Resolution, resolve
+from reconciler.planning.resolution import vms as resolve_vms
+from reconciler.planning.resolution.resolve import Resolution, resolve
 from tests.planning.test_properties import apply_drift, documents
 from tests.planning.world import World
 

@@ -17,8 +17,8 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.observed import VmPhase, VmState
 from reconciler.model.plan import Step, StopVm
 from reconciler.planning.canonical import canonical_json
+from reconciler.planning.documents.render import SourceInfo, plan_document
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo, plan_document
 from tests.planning.test_cases import fleet_of
 from tests.planning.world import World
 

@@ -44,8 +44,8 @@ from reconciler.model.plan import (
 )
 from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, Port
 from reconciler.planning.planner import Scope, plan
-from reconciler.planning.recorded import is_another_generation
-from reconciler.planning.resolve import resolve
+from reconciler.planning.resolution.recorded import is_another_generation
+from reconciler.planning.resolution.resolve import resolve
 
 FORWARDING = "net.ipv6.conf.all.forwarding"
 TEMPLATE, LISTING = "template-1", "listing-1"

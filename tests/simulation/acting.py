@@ -12,11 +12,11 @@ from reconciler.execution.engine import Request, Terms
 from reconciler.execution.outcome import Outcome
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
-from reconciler.planning.guards import UNATTENDED, MaxDestroy, objection
+from reconciler.planning.bounds.guards import UNATTENDED, MaxDestroy, objection
+from reconciler.planning.documents.undo import Remembered, remember
+from reconciler.planning.documents.undo import fleet_of as undo_of
 from reconciler.planning.planner import Scope
-from reconciler.planning.renames import all_documents
-from reconciler.planning.undo import Remembered, remember
-from reconciler.planning.undo import fleet_of as undo_of
+from reconciler.planning.resolution.renames import all_documents
 from tests.simulation.host import require
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from reconciler.hypervisors.driver import Capabilities, Driver
 from reconciler.model.firewall import Element
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec, Port
-from reconciler.planning.images import ImageRequest
+from reconciler.planning.resolution.images import ImageRequest
 from tests.simulation.host import Host
 
 

@@ -25,8 +25,8 @@ from reconciler.model.ledger import Hold, Ledger, VmRecord
 from reconciler.model.observed import VmState
 from reconciler.model.plan import Plan
 from reconciler.paths import StatePaths
+from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.planner import Scope
-from reconciler.planning.render import SourceInfo
 from tests.planning.world import World
 from tests.simulation.acting import BY_HAND, Acting
 from tests.simulation.faults import Faults, Killed

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reconciler.errors import MetaldError, RefusedError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import KINDS, AnyDocument
-from reconciler.planning.renames import all_documents
+from reconciler.planning.resolution.renames import all_documents
 from reconciler.source.tree import load
 from reconciler.source.writing import draft, put_in_place, sweep, texts_of
 

@@ -14,8 +14,8 @@ from reconciler.errors import BugError
 from reconciler.execution.state.records import Outcome, Run, RunChange, StepRecord
 from reconciler.model.plan import Plan
 from reconciler.planning.canonical import canonical_json, to_plain
-from reconciler.planning.prints import fingerprint
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.prints import fingerprint
+from reconciler.planning.documents.render import SourceInfo
 
 RUNS_KEPT: Final = 1000
 # Steps of all runs together, about 200 MB; the last runs are kept however many they have.

@@ -17,7 +17,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
 from reconciler.planning.canonical import canonical_json, to_plain
-from reconciler.planning.recorded import is_another_generation
+from reconciler.planning.resolution.recorded import is_another_generation
 
 DEFAULT_QUARANTINE_S: Final = 24 * 3600.0
 # What an operator may write into a spec, and so may take back out of quarantine; all other

@@ -33,7 +33,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
 from reconciler.model.times import Deadline
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 
 
 class LedgerReader(Protocol):

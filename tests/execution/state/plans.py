@@ -6,7 +6,7 @@ from reconciler.execution.state.sqlite import SqliteStore
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation
 from reconciler.model.plan import Operation, Plan, Registration, Retire, Step
-from reconciler.planning.render import SourceInfo
+from reconciler.planning.documents.render import SourceInfo
 
 WEB = Registration(ResourceAddress("vm/acme/web"), "uid-web-1", 1, {"vcpus": 1}, "hash-1")
 DB = Registration(ResourceAddress("vm/acme/db"), "uid-db-1", 1, {"vcpus": 2}, "hash-1")

@@ -1,0 +1,1 @@
+"""What a plan may be about: parts, holds, limits, and what waits."""

@@ -1,0 +1,1 @@
+"""Desired against recorded against observed: what each resource lacks, in which order, and why."""

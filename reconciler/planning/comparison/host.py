@@ -1,0 +1,164 @@
+"""Host-wide state: sysctls, our firewall table, and what of ours belongs to nobody.
+
+Sysctls and rules are resources like any other: planned, shown, observed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from reconciler.model.addresses import ResourceAddress, host_address
+from reconciler.model.firewall import ALLOW, Element
+from reconciler.model.observed import NetworkState
+from reconciler.model.plan import (
+    Change,
+    ChangeElements,
+    FieldChange,
+    LoadFirewall,
+    RemoveFirewall,
+    RemoveTap,
+    RestoreSysctls,
+    SetSysctls,
+)
+from reconciler.model.resolved import ResolvedFleet
+from reconciler.planning.comparison.draft import FIREWALL, SYSCTLS, Draft, Inputs
+from reconciler.planning.resolution.ownership import (
+    alias_parts,
+    elements_about,
+    foreign_taps,
+    is_ours,
+)
+
+LOCAL_HOST = host_address("local")
+_RULES = "status.firewall.rules"
+
+
+def host_of(fleet: ResolvedFleet) -> ResourceAddress:
+    """The declared Host, or ``host/local`` when none is declared."""
+    hosts = (address for address in fleet.records if address.startswith("host/"))
+    return next(hosts, LOCAL_HOST)
+
+
+def compare_host(
+    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
+) -> None:
+    """Bring sysctls and rules to what this version wants on a host that has VMs."""
+    fields = [*_sysctls(draft, network, host), *_rules(draft, inputs, network, host)]
+    if fields:
+        created = network.firewall.listing is None and inputs.ledger.firewall is None
+        reason = "the host is prepared for VMs" if created else _why_healed(network, fields)
+        draft.changes.append(
+            Change(host, "create" if created else "update", "none", tuple(fields), reason)
+        )
+
+
+def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
+    found = []
+    if any(field.path.startswith("status.sysctls") for field in fields):
+        found.append("a sysctl that guests need was changed")
+    if network.firewall.listing is None:
+        found.append("its rules are gone: removed from outside, or the host rebooted")
+    elif any(field.path == _RULES for field in fields):
+        found.append("its rules were changed, or are another version's")
+    return f"drift: {'; '.join(found)}; corrected in place"
+
+
+def _sysctls(draft: Draft, network: NetworkState, host: ResourceAddress) -> list[FieldChange]:
+    wrong = tuple(
+        (key, value)
+        for key, value in network.wanted_sysctls.items()
+        if network.sysctls.get(key) != value
+    )
+    if wrong:
+        draft.step(SYSCTLS, host, SetSysctls(wrong))
+    return [FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in wrong]
+
+
+def _rules(
+    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
+) -> list[FieldChange]:
+    firewall = network.firewall
+    if inputs.ledger.firewall == (firewall.template, firewall.listing):
+        return []
+    draft.step(FIREWALL, host, LoadFirewall(firewall.template))
+    return [FieldChange(_RULES, firewall.listing, f"template {firewall.template}")]
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """Taps and elements that desired, leaving or unknown VMs account for. ``spared``: taps and
+    addresses whose elements are left alone besides.
+    """
+
+    taps: AbstractSet[str]
+    elements: frozenset[Element]
+    spared: frozenset[str]
+
+
+def remove_orphans(
+    draft: Draft, inputs: Inputs, network: NetworkState, known: Accounted, host: ResourceAddress
+) -> None:
+    """Remove links and elements that are provably ours and that no VM accounts for."""
+    taps = known.taps | known.spared
+    orphans = [network.taps[name] for name in sorted(network.taps.keys() - taps)]
+    ours = [
+        state
+        for state in orphans
+        if ("tap", state.name) in inputs.ledger.taken or is_ours(inputs.ledger, *alias_parts(state))
+    ]
+    foreign = {state.name for state in orphans} - {state.name for state in ours}
+    draft.warnings.extend(
+        f"link {name} carries metald's alias but is not of this state folder; left alone"
+        for name in sorted(foreign)
+    )
+    spared = known.spared | foreign
+    # A kill between creating a link and naming it leaves one without alias, and an alias can be
+    # changed: its name, which only our ledger ever held, is the proof then.
+    nameless = [
+        name for name in sorted(network.foreign - taps) if ("tap", name) in inputs.ledger.taken
+    ]
+    links = [*((state.name, state.alias) for state in ours), *((name, "") for name in nameless)]
+    keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
+    stale = frozenset(
+        element
+        for element in draft.other_elements - known.elements
+        if element.container != ALLOW and not spared.intersection(element.key)
+    )
+    stale -= elements_about(spared, draft.other_elements)
+    if stale:
+        draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
+    fields = [FieldChange(f"status.links.{name}", alias, None) for name, alias in links]
+    if stale:
+        fields.append(FieldChange("status.firewall.elements", f"{len(stale)} stale", None))
+    if fields:
+        reason = "left over: no VM accounts for it"
+        draft.changes.append(Change(host, "update", "none", tuple(fields), reason))
+
+
+def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
+    """Remove our table and restore sysctls, after everything else; nothing is managed then."""
+    strangers = foreign_taps(inputs.ledger, network)
+    if strangers:
+        draft.warnings.append(
+            f"rules and sysctls stay: {len(strangers)} links of another state folder need them"
+        )
+        return
+    before = tuple(draft.steps)
+    fields = []
+    if network.firewall.listing is not None:
+        draft.step("host:unload", LOCAL_HOST, RemoveFirewall(), after=before)
+        fields.append(FieldChange(_RULES, network.firewall.listing, None))
+    restore = tuple(
+        (key, value)
+        for key, value in inputs.ledger.sysctls_before.items()
+        if network.sysctls.get(key) not in (None, value)
+    )
+    if restore:
+        draft.step("host:restore", LOCAL_HOST, RestoreSysctls(restore), after=before)
+    fields += [
+        FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in restore
+    ]
+    if fields:
+        reason = "nothing is managed any more"
+        draft.changes.append(Change(LOCAL_HOST, "delete", "none", tuple(fields), reason))

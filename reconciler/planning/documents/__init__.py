@@ -1,0 +1,1 @@
+"""Plans as data: what is printed, saved, compared and taken back."""

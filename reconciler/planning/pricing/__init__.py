@@ -1,0 +1,1 @@
+"""What a fleet costs by its price plans."""

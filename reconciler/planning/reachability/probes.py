@@ -1,0 +1,358 @@
+"""Which packets show whether the kernel does what the rules say: what `metald verify` sends.
+
+Pure. The samples of a pair of networks lie on both sides of every edge of a port range, of the
+rules' own and of those that the kernel was found to hold: so an entry that differs anywhere from
+the rules has a sample that tells. The same seed chooses the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import gcd
+from typing import TypeVar
+
+from reconciler.model.addresses import ResourceAddress, network_address, tenant_of
+from reconciler.model.firewall import ALLOW, Element, zone_class
+from reconciler.model.ledger import Ledger
+from reconciler.model.observed import Observed, Unknown, VmPhase
+from reconciler.model.probes import Shot, Station
+from reconciler.model.resolved import GATEWAY
+from reconciler.planning.reachability.policy import (
+    PROTOCOLS,
+    WHOLE,
+    Ranges,
+    Span,
+    Specs,
+    allowed_between,
+)
+from reconciler.planning.reachability.policy import ranges_by_pair as by_pair
+from reconciler.planning.reachability.reach import Party
+from reconciler.planning.resolution.recorded import recorded_ports
+
+# What guests are never to reach; stands where a network's address does.
+HOST = ResourceAddress("host")
+_T = TypeVar("_T")
+Pair = tuple[ResourceAddress, ResourceAddress]
+_HEADERS = {"tcp": 6, "udp": 17, "icmpv6": 58}
+_NAMES = {6: "tcp", 17: "udp", 58: "icmpv6"}
+_USUAL_PORTS = {"tcp": 443, "udp": 53}
+# One out of each range of the next headers that have no name in rules.
+_OTHERS = (4, 8, 46, 253)
+# These would be read as extension headers, not as a protocol (RFC 7045).
+_EXTENSIONS = frozenset({0, 43, 44, 51, 59, 60, 135, 139, 140})
+_LAST_HEADER = 255
+_SPELLED = {
+    "tcp": "6", "udp": "17", "ipv6-icmp": "58", "esp": "50", "comp": "108", "gre": "47",
+    "sctp": "132", "dccp": "33", "udplite": "136",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sample:
+    """One kind of packet; ``allowed``: whether the rules let it through."""
+
+    protocol: str
+    header: int
+    port: int
+    allowed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A packet to send, the pair it tries, and where it is to arrive (None: the host)."""
+
+    shot: Shot
+    pair: Pair
+    target: Station | None
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An entry that the kernel holds: next headers and ports, both from and to."""
+
+    headers: Span
+    ports: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is tried: the specs on record, the live interfaces in scope, what the kernel holds.
+    ``sources``: networks in scope with live VMs, also such as cannot send.
+    """
+
+    specs: Specs
+    sources: frozenset[ResourceAddress]
+    senders: Mapping[ResourceAddress, Sequence[Station]]
+    targets: Mapping[ResourceAddress, Sequence[Station]]
+    held: Mapping[Pair, Sequence[Held]]
+    host_addresses: Sequence[str] = (GATEWAY,)
+    with_host: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The packets; ``left_out``: for how many pairs none was within the limit; ``cut``: more could
+    have been sent. ``untried`` pairs for which there can be none, and why.
+    """
+
+    probes: tuple[Probe, ...]
+    untried: Mapping[Pair, str]
+    left_out: int
+    cut: bool
+
+
+def stations(
+    ledger: Ledger, observed: Observed
+) -> tuple[tuple[Station, ...], Mapping[ResourceAddress, str]]:
+    """The interfaces of every live VM, and why a VM is none or can send nothing."""
+    found: list[Station] = []
+    why: dict[ResourceAddress, str] = {}
+    for address, managed in sorted(ledger.managed.items()):
+        state = observed.vms.get(managed.uid)
+        if not address.startswith("vm/"):
+            continue
+        if isinstance(state, Unknown):
+            why[address] = f"it could not be observed: {state.reason}"
+        elif state is None and observed.unlisted:
+            why[address] = f"it could not be observed: {observed.unlisted}"
+        elif state is None or state.phase is VmPhase.DEAD:
+            why[address] = "it is not running"
+        else:
+            if not state.pid:
+                name = managed.spec["hypervisor"]
+                why[address] = f"hypervisor {name} has no process to send as"
+            found += [
+                Station(
+                    address, network_address(tenant_of(address), entry["network"]), port.tap,
+                    port.mac, port.addresses[0], port.link_local, state.pid or 0,
+                )
+                for entry, port in zip(
+                    managed.spec["interfaces"], recorded_ports(managed), strict=True
+                )
+            ]  # fmt: skip
+    return tuple(found), why
+
+
+def in_scope(
+    found: Iterable[Station], party: Party | None
+) -> Mapping[ResourceAddress, Sequence[Station]]:
+    """Stations by network, of a party alone when there is one."""
+    by_network: dict[ResourceAddress, list[Station]] = defaultdict(list)
+    for station in found:
+        if party is None or party.includes(station.network, station.vm):
+            by_network[station.network].append(station)
+    return by_network
+
+
+def concerns(party: Party | None, vm: ResourceAddress, specs: Specs) -> bool:
+    """The VM is of a party, by any of its interfaces."""
+    networks = (entry["network"] for entry in specs[vm].get("interfaces") or ())
+    named = (network_address(tenant_of(vm), network) for network in networks)
+    return party is None or any(party.includes(network, vm) for network in named)
+
+
+def held_by_pair(elements: Iterable[Element], specs: Specs) -> Mapping[Pair, Sequence[Held]]:
+    """What the kernel lets networks open, as far as their zones are on record."""
+    zones = {address: spec["zone"] for address, spec in specs.items() if "zone" in spec}
+    sources = {str(zone): address for address, zone in zones.items()}
+    targets = {zone_class(zone): address for address, zone in zones.items()}
+    found: dict[Pair, list[Held]] = defaultdict(list)
+    for element in sorted(elements):
+        if element.container != ALLOW:
+            continue
+        source, target, protocol, ports = element.key
+        headers = _span(_SPELLED.get(protocol, protocol))
+        if source in sources and target in targets and headers:
+            held = Held(headers, _span(ports) or WHOLE)
+            found[sources[source], targets[target]].append(held)
+    return found
+
+
+def _span(text: str) -> Span | None:
+    low, _, high = text.partition("-")
+    return (int(low), int(high or low)) if low.isdigit() and (high or low).isdigit() else None
+
+
+def samples(ranges: Ranges, held: Sequence[Held] = ()) -> tuple[Sample, ...]:
+    """What to send from one network to another; one of each outcome first."""
+    found = {Sample("icmpv6", _HEADERS["icmpv6"], 0, "icmpv6" in ranges)}
+    for name, usual in _USUAL_PORTS.items():
+        header = _HEADERS[name]
+        spans = [*ranges.get(name, ())]
+        spans += [e.ports for e in held if e.headers[0] <= header <= e.headers[1]]
+        edges = {
+            port
+            for low, high in spans
+            for port in (low - 1, max(low, 1), high, high + 1)
+            if 1 <= port <= WHOLE[1]
+        }
+        found |= {
+            Sample(name, header, port, _within(port, ranges.get(name, ())))
+            for port in edges or {usual}
+        }
+    found |= {Sample("other", *how, "other" in ranges) for how in _others(held)}
+    ordered = sorted(found, key=lambda sample: (not sample.allowed, sample))
+    first_refused = next((s for s in ordered if not s.allowed), None)
+    if first_refused is None or first_refused is ordered[0]:
+        return tuple(ordered)
+    rest = [sample for sample in ordered[1:] if sample is not first_refused]
+    return (ordered[0], first_refused, *rest)
+
+
+def _others(held: Sequence[Held]) -> set[tuple[int, int]]:
+    """Next headers without a name, and what stands where a port would."""
+    found = {(header, 0) for header in _OTHERS}
+    for entry in held:
+        first, last = entry.headers
+        if first == last and first in _NAMES:
+            continue
+        for header in (first - 1, first, last, last + 1):
+            plain = header not in _EXTENSIONS and header not in _NAMES
+            if plain and 0 < header <= _LAST_HEADER:
+                found.add((header, 0 if entry.ports == WHOLE else entry.ports[0]))
+    return found
+
+
+def _within(port: int, spans: Iterable[Span]) -> bool:
+    return any(low <= port <= high for low, high in spans)
+
+
+_INSIDE = samples(dict.fromkeys(PROTOCOLS, (WHOLE,)))
+
+
+def choose(ground: Ground, *, limit: int, seed: int) -> Chosen:
+    """The packets to send, at most ``limit``: from every VM to its own network, between all pairs
+    with rules, to the host, between all other pairs, and the same between further VMs.
+    """
+    chooser = _Chooser(ground, seed)
+    offered = chooser.all()
+    taken = tuple(islice(offered, limit))
+    cut = next(offered, None) is not None
+    tried = {probe.pair for probe in taken}
+    untried = {pair: why for pair, why in chooser.untried.items() if pair not in tried}
+    numbered = tuple(
+        replace(probe, shot=replace(probe.shot, number=number))
+        for number, probe in enumerate(taken, start=1)
+    )
+    return Chosen(numbered, untried, chooser.count - len(tried) - len(untried), cut)
+
+
+class _Chooser:
+    """Offers packets in the order of their worth; notes the pairs that have none."""
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self._ground, self._seed = ground, seed
+        self._sources, self._targets = sorted(ground.senders), sorted(ground.targets)
+        touched = frozenset((*self._sources, *self._targets))
+        self._ranges = by_pair(allowed_between(ground.specs, touched))
+        self.untried: dict[Pair, str] = {}  # filled as packets are asked for
+        self.count = len(self._sources) * (len(self._targets) + ground.with_host)
+
+    def all(self) -> Iterator[Probe]:
+        """What each kind has to offer in turn, so that a limit cuts all of them."""
+        inside = [(network, network) for network in self._sources if network in self._targets]
+        between = {p for p in (*self._ranges, *self._ground.held) if self._has(p) and p[0] != p[1]}
+        done = {*inside, *between}
+        ring = ((p, turn) for p in inside for turn in range(len(self._ground.senders[p[0]])))
+        others = (p for p in self._strided() if p not in done and p[0] != p[1])
+        waiting: deque[Iterator[list[Probe]]] = deque(
+            (
+                (self._pair(pair, turn, most=1) for pair, turn in self._turned(ring)),
+                (self._pair(pair, 0) for pair in self._turned((*inside, *sorted(between)))),
+                self._host(),
+                (self._pair(pair, 0) for pair in others),
+                self._further(),
+            )
+        )
+        while waiting:
+            kind = waiting.popleft()
+            found = next(kind, None)
+            if found is not None:
+                yield from found
+                waiting.append(kind)
+
+    def _turned(self, entries: Iterable[_T]) -> Sequence[_T]:
+        """The same ones, begun where the seed says."""
+        listed = list(entries)
+        first = self._seed % max(len(listed), 1)
+        return listed[first:] + listed[:first]
+
+    def _has(self, pair: Pair) -> bool:
+        return pair[0] in self._ground.senders and pair[1] in self._ground.targets
+
+    def _strided(self) -> Iterator[Pair]:
+        """Every pair once, in an order that the seed turns, without a list of them all."""
+        count = len(self._sources) * len(self._targets)
+        stride = next(
+            (s for s in range(int(count * 0.618) + 1, count + 2) if gcd(s, count) == 1), 1
+        )
+        for step in range(count):
+            index = (self._seed + step * stride) % count
+            yield (
+                self._sources[index // len(self._targets)],
+                self._targets[index % len(self._targets)],
+            )
+
+    def _further(self) -> Iterator[list[Probe]]:
+        """One packet of each outcome between the other VMs of all pairs, VM by VM."""
+        parts = (*self._ground.senders.values(), *self._ground.targets.values())
+        most = max((len(part) for part in parts), default=0)
+        for turn in range(1, most):
+            for source, target in self._strided():
+                ends = (self._ground.senders[source], self._ground.targets[target])
+                if turn < max(len(end) for end in ends):
+                    yield self._pair((source, target), turn, most=2)
+            for source in self._sources if self._ground.with_host else ():
+                if turn < len(self._ground.senders[source]):
+                    yield [self._to_host(source, turn, GATEWAY, Sample("tcp", 6, 22, False))]
+
+    def _pair(self, pair: Pair, turn: int, most: int | None = None) -> list[Probe]:
+        ends = self._ends(pair, turn)
+        if ends is None:
+            self.untried[pair] = _only_vm(pair, self._ground.targets[pair[1]])
+            return []
+        source, target = ends
+        if pair[0] == pair[1]:
+            chosen = _INSIDE
+        else:
+            chosen = samples(self._ranges.get(pair, {}), self._ground.held.get(pair, ()))
+        to = target.address
+        shots = (Shot(0, source, source.address, to, s.header, s.port) for s in chosen[:most])
+        return [
+            Probe(shot, pair, target, sample) for shot, sample in zip(shots, chosen, strict=False)
+        ]
+
+    def _ends(self, pair: Pair, turn: int) -> tuple[Station, Station] | None:
+        """The ``turn``-th sender and target of a pair, of different VMs."""
+        senders, targets = self._ground.senders[pair[0]], self._ground.targets[pair[1]]
+        for shift in range(len(senders)):
+            source = senders[(turn + shift) % len(senders)]
+            for step in range(len(targets)):
+                # Inside a network each sends to the next one, so that each is a target as well.
+                target = targets[(turn + step + (pair[0] == pair[1])) % len(targets)]
+                if source.vm != target.vm:
+                    return source, target
+        return None
+
+    def _host(self) -> Iterator[list[Probe]]:
+        closed = [s for s in samples({}) if s.header not in _OTHERS[:-1]]
+        for source in self._turned(self._sources) if self._ground.with_host else ():
+            addresses = self._ground.host_addresses
+            yield [self._to_host(source, 0, a, sample) for a in addresses for sample in closed]
+
+    def _to_host(self, network: ResourceAddress, turn: int, address: str, sample: Sample) -> Probe:
+        senders = self._ground.senders[network]
+        source = senders[turn % len(senders)]
+        own = source.link_local if address == GATEWAY else source.address
+        shot = Shot(0, source, own, address, sample.header, sample.port)
+        return Probe(shot, (network, HOST), None, sample)
+
+
+def _only_vm(pair: Pair, targets: Sequence[Station]) -> str:
+    if pair[0] == pair[1]:
+        return f"{targets[0].vm} is the only live VM in it"
+    return f"{targets[0].vm} is the only live VM of both"

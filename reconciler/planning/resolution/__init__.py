@@ -1,0 +1,1 @@
+"""From what was declared to what the host shall hold: identities, names, addresses, images."""

@@ -1,0 +1,224 @@
+"""From what was declared to what the host shall hold: identities, addresses, images.
+
+Reads the fleet, the ledger and the image facts; fills every default; claims what is not
+yet allocated. The result is complete: comparing it with the world needs nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from typing import Any
+
+from reconciler.model import identity
+from reconciler.model.addresses import ResourceAddress, tenant_address
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Allocation, Ledger
+from reconciler.model.observed import ImageFacts
+from reconciler.model.plan import Registration
+from reconciler.model.resolved import ResolvedFleet, ResolvedRecord
+from reconciler.model.specs import (
+    AnyDocument,
+    Host,
+    Image,
+    Network,
+    PricePlan,
+    Tenant,
+    dump_spec,
+)
+from reconciler.planning.findings import Finding
+from reconciler.planning.memo import Memo
+from reconciler.planning.resolution.claims import Claims
+from reconciler.planning.resolution.renames import all_documents, renamed, renames_of
+from reconciler.planning.resolution.vms import resolve_vms
+from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
+
+TENANT_PREFIX_LENGTH = 48
+NETWORK_PREFIX_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The desired state, what must be recorded for it, and what keeps it from being planned.
+
+    ``releases``: allocations of resources that stay, but no longer use them. ``renames``: new
+    address to the one in the ledger (``renames``). ``unresolved``: what could not be, with why;
+    it is no part of ``fleet``, and none of what is to go either.
+    """
+
+    fleet: ResolvedFleet
+    registrations: tuple[Registration, ...]
+    allocations: tuple[Allocation, ...]
+    releases: tuple[Allocation, ...]
+    findings: tuple[Finding, ...]
+    renames: Mapping[ResourceAddress, ResourceAddress] = field(default_factory=dict)
+    unresolved: Mapping[ResourceAddress, str] = field(default_factory=dict)
+
+    @property
+    def is_usable(self) -> bool:
+        """All that is wrong concerns resources that were left out."""
+        return all(finding.resource in self.unresolved for finding in self.findings)
+
+
+def resolve(
+    fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts], memo: Memo | None = None
+) -> Resolution:
+    """Resolve a checked fleet against the ledger. Pure and deterministic, whatever the memo."""
+    memo = Memo(keeps=False) if memo is None else memo
+    renames, findings = renames_of(fleet, ledger)
+    ledger = renamed(ledger, renames)
+    claims = Claims(ledger, memo.by_resource(ledger))
+    work = Work(fleet, ledger, images, claims, renames)
+    work.findings.extend(findings)
+    _reserve_statics(work)
+    others: list[Host | Image | PricePlan] = [
+        *fleet.hosts.values(),
+        *fleet.images.values(),
+        *fleet.price_plans.values(),
+    ]
+    for document in others:
+        _record(work, document, dump_spec(document))
+    for tenant in fleet.tenants.values():
+        _tenant(work, tenant)
+    for network in fleet.networks.values():
+        _network(work, network)
+    fresh = resolve_vms(work, memo)
+    releases = [
+        entry
+        for address in (*work.records, *(vm for vm in fresh if vm in work.vms))
+        if address in ledger.managed
+        for entry in claims.unused(address)
+    ]
+    return Resolution(
+        ResolvedFleet(work.records, work.vms, fleet.frozen_tenants),
+        tuple(work.registrations),
+        tuple(claims.new),
+        tuple(sorted(releases)),
+        tuple(work.findings),
+        renames,
+        _unresolved(work),
+    )
+
+
+def _unresolved(work: Work) -> Mapping[ResourceAddress, str]:
+    """By address, in its own words or in those of what it depends on."""
+    why = {entry.resource: f"{entry.message}: {entry.hint}" for entry in work.findings}
+    found = {}
+    for document in all_documents(work.fleet) if why else ():
+        address = document.address
+        if address not in work.records and address not in work.vms:
+            found[address] = why.get(address, "its tenant or network cannot be resolved")
+    return found
+
+
+def _record(work: Work, document: AnyDocument, spec: Mapping[str, Any]) -> None:
+    address = document.address
+    identified = work.identity(address)
+    full = {**spec, **recorded_metadata(document)}
+    spec_hash = work.register(address, identified, full)
+    work.records[address] = ResolvedRecord(address, *identified, full, spec_hash)
+
+
+def _reserve_statics(work: Work) -> None:
+    # What is declared goes before what is drawn: an `auto` resource moves out of the way.
+    prefixed: list[Tenant | Network] = [
+        *work.fleet.tenants.values(),
+        *work.fleet.networks.values(),
+    ]
+    work.static.extend(
+        document.spec.prefix
+        for document in prefixed
+        if isinstance(document.spec.prefix, IPv6Network)
+    )
+    work.static_addresses.update(
+        str(interface.address)
+        for vm in work.fleet.vms.values()
+        for interface in vm.spec.interfaces
+        if interface.address != "auto"
+    )
+
+
+def _tenant(work: Work, tenant: Tenant) -> None:
+    address = tenant.address
+    uid, _ = work.identity(address)
+    pool = _declared_pool(work) or identity.default_pool(work.ledger.secret)
+    prefix = _prefix(work, (address, uid), tenant.spec.prefix, (pool, TENANT_PREFIX_LENGTH))
+    if prefix is None:
+        return
+    work.prefixes[address] = prefix
+    _record(work, tenant, {**dump_spec(tenant), "prefix": str(prefix)})
+
+
+def _declared_pool(work: Work) -> IPv6Network | None:
+    pools = (host.spec.prefix_pool for host in work.fleet.hosts.values())
+    return next((pool for pool in pools if pool is not None), None)
+
+
+def _network(work: Work, network: Network) -> None:
+    address = network.address
+    tenant = tenant_address(network.metadata.tenant)
+    within = work.prefixes.get(tenant)
+    if within is None:
+        undeclared(work, (address, tenant, ("metadata", "tenant")), work.fleet.tenants)
+        return
+    uid, _ = work.identity(address)
+    prefix = _prefix(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))
+    if prefix is None:
+        return
+    work.prefixes[address] = prefix
+    zone = work.claims.draw("zone", identity.zones(uid), owner=uid, resource=address)
+    work.zones[address] = int(zone)
+    _record(work, network, {**dump_spec(network), "prefix": str(prefix), "zone": int(zone)})
+
+
+def _prefix(
+    work: Work,
+    owner: tuple[ResourceAddress, str],
+    declared: IPv6Network | str,
+    pool: tuple[IPv6Network, int],
+) -> IPv6Network | None:
+    """The prefix a tenant or network has: declared, held already, or drawn from ``pool``."""
+    address, uid = owner
+    claims = work.claims
+    if isinstance(declared, IPv6Network):
+        claims.take("prefix", str(declared), owner=uid, resource=address)
+        return declared
+    within, length = pool
+    for held in claims.held(uid, "prefix"):
+        kept = IPv6Network(held)
+        if _fits(work, kept, pool) and not _is_static(work, kept):
+            return IPv6Network(claims.keep("prefix", held))
+    free = (
+        str(candidate)
+        for candidate in identity.subnets_within(uid, within, length)
+        if not _is_static(work, candidate) and claims.is_free("prefix", str(candidate))
+    )  # fmt: skip
+    first = next(free, None)
+    if first is None:
+        count = 2 ** (length - within.prefixlen)
+        message = f"the pool {within} has no free /{length}: all {count} are taken"
+        hint = "widen the pool, or wait for the quarantine of released prefixes to end"
+        work.findings.append(Finding(address, ("spec", "prefix"), message, hint))
+        return None
+    return IPv6Network(claims.take("prefix", first, owner=uid, resource=address))
+
+
+def _fits(work: Work, kept: IPv6Network, pool: tuple[IPv6Network, int]) -> bool:
+    # The default pool follows from the host's secret; an adopted tenant's came from another.
+    if pool[1] == TENANT_PREFIX_LENGTH and _declared_pool(work) is None:
+        return kept.prefixlen >= TENANT_PREFIX_LENGTH
+    return kept.subnet_of(pool[0]) and kept.prefixlen == pool[1]
+
+
+def _is_static(work: Work, candidate: IPv6Network) -> bool:
+    # A declared prefix of the same length or longer excludes what it overlaps; a shorter one
+    # is the tenant's own prefix around its networks.
+    return any(
+        declared.prefixlen >= candidate.prefixlen and declared.overlaps(candidate)
+        for declared in work.static
+    ) or any(
+        declared.prefixlen < candidate.prefixlen <= TENANT_PREFIX_LENGTH
+        and declared.overlaps(candidate)
+        for declared in work.static
+    )

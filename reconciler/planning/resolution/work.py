@@ -1,0 +1,98 @@
+"""One resolution while it is being worked on: what ``resolve`` and ``vms`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from typing import Any
+
+from reconciler.model import identity
+from reconciler.model.addresses import ResourceAddress
+from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger
+from reconciler.model.observed import ImageFacts
+from reconciler.model.plan import Registration
+from reconciler.model.resolved import BootFiles, ResolvedRecord, ResolvedVm
+from reconciler.model.specs import AnyDocument, Boot
+from reconciler.planning.canonical import digest_plain
+from reconciler.planning.findings import Finding, PathPart
+from reconciler.planning.resolution.claims import Claims
+from reconciler.planning.resolution.images import boot_files, image_key
+
+
+@dataclass(slots=True)
+class Work:
+    """What one resolution builds up; never leaves it."""
+
+    fleet: Fleet
+    ledger: Ledger
+    images: Mapping[str, ImageFacts]
+    claims: Claims
+    renames: Mapping[ResourceAddress, ResourceAddress]
+    records: dict[ResourceAddress, ResolvedRecord] = field(default_factory=dict)
+    vms: dict[ResourceAddress, ResolvedVm] = field(default_factory=dict)
+    prefixes: dict[ResourceAddress, IPv6Network] = field(default_factory=dict)
+    zones: dict[ResourceAddress, int] = field(default_factory=dict)
+    static: list[IPv6Network] = field(default_factory=list)
+    static_addresses: set[str] = field(default_factory=set)
+    registrations: list[Registration] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    _boots: dict[tuple[str, str], BootFiles | ImageFacts] = field(default_factory=dict)
+
+    def boot_files(self, boot: Boot) -> BootFiles | ImageFacts:
+        """As ``images.boot_files``; most VMs boot the same."""
+        key = (image_key(boot), boot.cmdline)
+        if key not in self._boots:
+            self._boots[key] = boot_files(boot, self.images)
+        return self._boots[key]
+
+    def identity(self, address: ResourceAddress) -> tuple[str, int]:
+        """Uid and incarnation: those on record, else the next ones."""
+        managed = self.ledger.managed.get(address)
+        if managed is not None:
+            return managed.uid, managed.incarnation
+        incarnation = self.ledger.incarnations.get(address, 0) + 1
+        uid = identity.derive_uid(self.ledger.secret, owner=address, incarnation=incarnation)
+        return uid, incarnation
+
+    def register(
+        self, address: ResourceAddress, identified: tuple[str, int], spec: Mapping[str, Any]
+    ) -> str:
+        """Note a registration when the spec (JSON data) or its address is new to the ledger;
+        gives its hash.
+        """
+        managed = self.ledger.managed.get(address)
+        known = managed is not None and managed.spec_hash and not self.renames
+        if managed is not None and known and managed.spec == spec:
+            return managed.spec_hash  # equal data, equal digest
+        spec_hash = digest_plain(spec)
+        before = self.renames.get(address, "")
+        if managed is None or managed.spec_hash != spec_hash or before:
+            uid, incarnation = identified
+            entry = Registration(address, uid, incarnation, spec, spec_hash, before)
+            self.registrations.append(entry)
+        return spec_hash
+
+
+def recorded_metadata(document: AnyDocument) -> dict[str, Any]:
+    """What of the metadata is recorded with the spec: labels, and a mode that is no default."""
+    metadata = document.metadata
+    found: dict[str, Any] = {"labels": dict(metadata.labels)}
+    if metadata.reconcile != "correct":
+        found |= metadata.model_dump(mode="json", by_alias=True, include={"reconcile"})
+    return found
+
+
+def undeclared(
+    work: Work,
+    reference: tuple[ResourceAddress, ResourceAddress, tuple[PathPart, ...]],
+    declared: Container[ResourceAddress],
+) -> None:
+    """Note a resource, what it refers to and by which field, unless that is declared: then a
+    finding of its own says why it cannot be had.
+    """
+    subject, target, path = reference
+    if target not in declared:
+        hint = "declare it, or correct the name"
+        work.findings.append(Finding(subject, path, f"{target} is not declared", hint))
