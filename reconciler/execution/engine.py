@@ -34,6 +34,7 @@ from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.bounds.guards import MaxDestroy, objection
 from reconciler.planning.bounds.holds import holds_everything
+from reconciler.planning.comparison.taken import REMEDY, STAYS
 from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
@@ -348,7 +349,8 @@ def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
     if chosen.refused and strict:
         address, reason = chosen.refused[0]
         more = f" (and {len(chosen.refused) - 1} more)" if len(chosen.refused) > 1 else ""
-        raise RefusedError(f"{reason}{more}", subject=address, hint="set protect: false first")
+        hint = REMEDY if reason.endswith(STAYS) else "set protect: false first"
+        raise RefusedError(f"{reason}{more}", subject=address, hint=hint)
 
 
 def _remaining(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:

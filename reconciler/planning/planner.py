@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from types import MappingProxyType
 
 from reconciler.errors import RefusedError
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
 from reconciler.model.firewall import elements_of
 from reconciler.model.ledger import Hold, Ledger, Retry
 from reconciler.model.observed import NetworkState, Observed, Unknown
-from reconciler.model.plan import Change, Plan, Registration, Retire
+from reconciler.model.plan import Change, Plan, Registration
 from reconciler.model.resolved import Port, ResolvedFleet, ResolvedRecord, ResolvedVm
 from reconciler.planning.bounds.holds import active_holds, holds_everything, reconcile_modes
 from reconciler.planning.bounds.scope import Scope, selection
@@ -36,6 +37,7 @@ from reconciler.planning.comparison.host import (
 from reconciler.planning.comparison.policy import compare_policy
 from reconciler.planning.comparison.ports import elements_by_tap
 from reconciler.planning.comparison.settling import Settling
+from reconciler.planning.comparison.taken import Refusals, holder, wanting_taken, without
 from reconciler.planning.comparison.vms import compare_vm, reboot_vm
 from reconciler.planning.documents.prints import plan_id
 from reconciler.planning.memo import Memo
@@ -58,7 +60,7 @@ def plan(
     """The plan that makes ``observed`` what ``resolution`` asks for, with a memo or without.
 
     For ``scope.destroy`` the resolution is ignored: what is on record is the subject. Raises
-    RefusedError when the scope would cut an isolation edge, or a value is not free yet.
+    RefusedError when the scope would cut an isolation edge.
     """
     memo = Memo(keeps=False) if memo is None else memo
     if scope.destroy:
@@ -92,14 +94,31 @@ def _plan(
         scope.defer_deletes, scope.keep_gone, scope.unprotected,
     )  # fmt: skip
     aim, held = aim_of(inputs, (fleet, modes), scope, held, memo)
-    draft = Draft()
     if holds_everything(held):
-        return _finish(draft, inputs, EMPTY.fleet, held)
+        return _finish(Draft(), inputs, EMPTY.fleet, held)
     waiting = () if scope.by_hand else waiting_resources(fleet, ledger)
+    left: Refusals = {}
+    draft = _drafted(inputs, resolution, aim, waiting)
+    while taken := wanting_taken(draft, ledger):
+        # Each round leaves more alone. What others were to get from it, they do not get either.
+        aim, left = without(aim, inputs, {**left, **taken})
+        draft = _drafted(inputs, resolution, aim, waiting, left)
+    return _finish(draft, inputs, fleet, held, waiting)
+
+
+def _drafted(
+    inputs: Inputs,
+    resolution: Resolution,
+    aim: Aim,
+    waiting: tuple[Retry, ...],
+    left: Refusals = MappingProxyType({}),
+) -> Draft:
+    """Everything that is found, but for what is ``left`` alone as it wants what others have."""
+    draft, observed, host = Draft(refused=list(left.items())), inputs.observed, host_of(aim.fleet)
     if isinstance(observed.network, Unknown):
-        draft.blocked.append((host_of(fleet), observed.network.reason))
+        draft.blocked.append((host, observed.network.reason))
     elif observed.unlisted:
-        draft.blocked.append((host_of(fleet), observed.unlisted))
+        draft.blocked.append((host, observed.unlisted))
     else:
         draft.blocked += [
             (address, why)
@@ -107,11 +126,10 @@ def _plan(
             if inputs.selected(address) and not aim.is_held(address)
         ]
         _compare(draft, inputs, observed.network, aim)
-        if not scope.destroy:
+        if not aim.scope.destroy:
             _registrations(draft, inputs, resolution, aim)
             _keep_unfinished(draft, waiting)
-            _refuse_taken(draft, ledger)
-    return _finish(draft, inputs, fleet, held, waiting)
+    return draft
 
 
 def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
@@ -295,29 +313,7 @@ def _keep_unfinished(draft: Draft, waiting: tuple[Retry, ...]) -> None:
     """What waits for its next try has not let go yet of what it gives up."""
     if waiting and draft.releases:
         _, unfinished = without_waiting(draft.ordered_steps(), waiting)
-        draft.releases = [e for e in draft.releases if _holder(e.resource) not in unfinished]
-
-
-def _refuse_taken(draft: Draft, ledger: Ledger) -> None:
-    """RefusedError for a value that somebody has whom this plan leaves as it is: held, unknown,
-    protected, or kept by a guard.
-    """
-    if not draft.allocations:
-        return
-    given_up = {(entry.kind, entry.value, entry.owner) for entry in draft.releases}
-    decided = {entry.address for entry in draft.registrations}
-    decided |= {s.resource for s in draft.steps.values() if isinstance(s.operation, Retire)}
-    for entry in draft.allocations:
-        owner = ledger.taken.get((entry.kind, entry.value), "")
-        live = ledger.held.get(owner, ())
-        has = next((e for e in live if (e.kind, e.value) == (entry.kind, entry.value)), entry)
-        freed = has.owner == entry.owner or (has.kind, has.value, has.owner) in given_up
-        if not freed and _holder(has.resource) not in decided:
-            raise RefusedError(
-                f"{entry.kind} {entry.value} is still {has.resource}'s, which has to stay for now",
-                subject=entry.resource,
-                hint="give it another, or end first what keeps the other as it is",
-            )
+        draft.releases = [e for e in draft.releases if holder(e.resource) not in unfinished]
 
 
 def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) -> Plan:
@@ -376,11 +372,6 @@ def _finish(
         now_s=inputs.ledger.now_s,
     )
     return replace(made, id=plan_id(made))
-
-
-def _holder(resource: str) -> ResourceAddress:
-    """Whose an allocation is; an interface's is its VM's."""
-    return ResourceAddress(resource.split("#", 1)[0])
 
 
 __all__ = ["EMPTY", "LOCAL_HOST", "WHOLE", "Scope", "plan", "plan_reboot"]

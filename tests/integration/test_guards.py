@@ -56,6 +56,21 @@ def test_what_is_protected_is_neither_destroyed_nor_replaced(host: Host) -> None
     assert set(host.vms()) == {"vm/acme/sim-0"}
 
 
+def test_an_address_that_a_held_vm_keeps_is_refused_by_name(host: Host) -> None:
+    def at(name: str, end: int) -> str:
+        nic = f'interfaces: [{{network: lan, address: "fd20:acde:0:1::{end}"}}]'
+        return vm("acme", name, f"hypervisor: simulated, {nic}")
+
+    home = tenant("acme", "prefix: fd20:acde::/48") + network(
+        "acme", "lan", "prefix: fd20:acde:0:1::/64"
+    )
+    apply(host, home + at("a", 5))
+    host.run("hold", "vm/acme/a", "--reason", "looking at it")
+    said = refused(host, home + at("a", 6) + at("b", 5) + at("c", 7))
+    assert "vm/acme/b: address fd20:acde:0:1::5 is still vm/acme/a's" in said
+    assert "give it another, or end first what keeps the other as it is" in said
+
+
 def test_how_much_may_be_destroyed_and_the_hash_that_goes_past_it(host: Host) -> None:
     apply(host, fleet(4))
     whole, part = fleet(1), fleet(3)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv6Address
 from typing import Any
 
-import pytest
-
-from reconciler.errors import RefusedError
 from reconciler.execution.engine import Request, decide
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
@@ -76,10 +74,64 @@ def test_an_address_of_a_held_vm_is_refused_to_another_by_name() -> None:
     world = World()
     world.apply(prefixed("a"))
     world.holds[VM] = Hold(VM, "op", "looking at it", 0.0, "")
-    with pytest.raises(RefusedError, match=f"{STATIC} is still vm/acme/a's"):
-        world.plan(prefixed("b"))
+    made = world.plan(prefixed("b"))
+    why = f"address {STATIC} is still vm/acme/a's, which has to stay for now"
+    assert made.refused == (("vm/acme/b", why),) and not made.allocations
     del world.holds[VM]
     assert world.plan(prefixed("b")).allocations
+
+
+def test_who_wants_what_a_held_vm_has_waits_alone_and_so_does_who_waits_for_theirs() -> None:
+    def at(**ends: int) -> Fleet:
+        fleet = prefixed(*ends)
+        rows = {
+            address: vm.model_copy(update={"spec": vm.spec.model_copy(update={"interfaces": (
+                vm.spec.interfaces[0].model_copy(
+                    update={"address": IPv6Address(f"fd20:acde:0:1::{ends[vm.metadata.name]}")}
+                ),)})})
+            for address, vm in fleet.vms.items()
+        }  # fmt: skip
+        return replace(fleet, vms=rows)
+
+    world = World()
+    world.apply(at(a=5, b=6, c=7))
+    hold = Hold(VM, "op", "looking at it", 0.0, "")
+    world.holds[VM] = hold
+    wanted = at(a=9, b=5, c=6, d=7, e=8)
+    made = world.apply(wanted)
+    assert [address for address, _ in made.refused] == ["vm/acme/b", "vm/acme/c", "vm/acme/d"]
+    assert {change.resource for change in made.changes} == {"vm/acme/e"}
+    assert {entry.resource for entry in made.allocations} == {"vm/acme/e"}
+    world.holds = {}
+    world.apply(wanted)
+    assert world.plan(wanted).is_empty
+
+
+def test_a_prefix_that_a_held_network_keeps_is_waited_for_by_the_network_and_its_new_vms() -> None:
+    def moved(**networks: int) -> Fleet:
+        tenant, network, *_, vm = documents({"a": LAN})
+        tenant["spec"] = {"prefix": "fd20:acde::/48"}
+        rows = [tenant]
+        for name, number in networks.items():
+            prefix = {"prefix": f"fd20:acde:0:{number}::/64"}
+            metadata = {"name": name, "tenant": "acme"}
+            rows.append({**network, "metadata": metadata, "spec": prefix})
+        for name, home in (("a", "one"), ("b", next(reversed(networks)))):
+            spec = {**LAN, "interfaces": [{"network": home}]}
+            rows.append({**vm, "metadata": {"name": name, "tenant": "acme"}, "spec": spec})
+        return fleet_of(rows)
+
+    world = World()
+    world.apply(moved(one=1, two=2))
+    one = ResourceAddress("network/acme/one")
+    world.holds[one] = Hold(one, "op", "looking at it", 0.0, "")
+    wanted = moved(one=3, two=1, three=4)
+    made = world.apply(wanted)
+    assert [address for address, _ in made.refused] == ["network/acme/two"]
+    assert {change.resource for change in made.changes} == {"network/acme/three", "vm/acme/b"}
+    world.holds = {}
+    world.apply(wanted)
+    assert world.plan(wanted).is_empty
 
 
 def test_a_rename_that_is_done_keeps_no_later_rename_of_the_tenant_from_it() -> None:
@@ -195,9 +247,11 @@ def test_a_resource_that_waits_for_its_next_try_gives_nothing_up_meanwhile() -> 
     world.retries = {VM: Retry(VM, 1, world.now_s + 10, "its tap is busy", spec_hash)}
     assert not world.plan(without).releases
     address = next(entry.value for entry in first.releases if entry.kind == "address")
-    with pytest.raises(RefusedError, match="is still vm/acme/a's"):
-        world.plan(of(a={**LAN, "interfaces": []}, b={**LAN, "interfaces": [
-            {"network": "front", "address": address}]}))  # fmt: skip
+    taking: dict[str, Any] = {**LAN, "interfaces": [{"network": "front", "address": address}]}
+    made = world.plan(of(a={**LAN, "interfaces": []}, b=taking))
+    assert made.refused == (
+        ("vm/acme/b", f"address {address} is still vm/acme/a's, which has to stay for now"),
+    )
     world.now_s += 20
     assert world.plan(without).releases == first.releases
 
