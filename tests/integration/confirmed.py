@@ -20,6 +20,8 @@ def picture(host: Host) -> dict[str, Any]:
     """All that an undo must bring back: the host, what is on record, and who runs."""
     rules = host.inside("nft", "--stateless", "list", "ruleset").stdout
     _, managed, held = host.ledger()
+    # Before the others: one that ends meanwhile is then among both.
+    keepers = set(timekeepers(host))
     return {
         "links": sorted(settled_links(host.ip("-o", "link"))),
         "routes": sorted(host.ip("-6", "route").splitlines()),
@@ -31,7 +33,7 @@ def picture(host: Host) -> dict[str, Any]:
         "holdings": {
             (entry.kind, entry.value, owner) for owner, owned in held.items() for entry in owned
         },
-        "processes": host.vmm_pids() - set(timekeepers(host)),
+        "processes": host.vmm_pids() - keepers,
         "VMs": {uid: host.runs.vm(uid).launch.read_text() for uid in folders.uids(host.runs)},
         "phases": {uid: host.runs.vm(uid).process.read_text() for uid in folders.uids(host.runs)},
     }
