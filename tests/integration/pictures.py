@@ -12,7 +12,7 @@ from typing import Any
 
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.model.ledger import Ledger
-from tests.integration.host import Host
+from tests.integration.host import Host, settled_links
 from tests.simulation.picture import names_of
 
 _WORD = re.compile(r"[0-9A-Za-z:./]+")
@@ -29,7 +29,7 @@ def picture(host: Host) -> dict[str, Any]:
     def named(text: str) -> str:
         return _WORD.sub(lambda word: names.get(word[0], word[0]), text)
 
-    links = _INDEX.sub(r"\1 ", host.ip("-d", "-o", "link"))
+    links = settled_links(_INDEX.sub(r"\1 ", host.ip("-d", "-o", "link")))
     addresses = _INDEX.sub(r"\1 ", host.ip("-o", "addr"))
     rules = json.loads(host.inside("nft", "-j", "list", "ruleset").stdout)["nftables"]
     vms = host.json("get", "vm")["items"]
@@ -39,7 +39,7 @@ def picture(host: Host) -> dict[str, Any]:
         entry.pop("generation")
         entry.pop("observedGeneration")
     return {
-        "links": sorted(named(links).splitlines()),
+        "links": sorted(map(named, links)),
         "addresses": sorted(named(addresses).splitlines()),
         "routes": sorted(named(host.ip("-6", "route")).splitlines()),
         "neighbours": sorted(named(host.ip("-6", "neigh")).splitlines()),
