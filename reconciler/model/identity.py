@@ -9,7 +9,6 @@ Pure: hashing only. Called by ``planning.resolution.resolve``.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Network
 
@@ -47,9 +46,9 @@ def tap_names(uid: str) -> Iterator[str]:
 def mac_addresses(uid: str) -> Iterator[str]:
     """Candidate MACs, locally administered and unicast (IEEE 802c: second bit set, first clear)."""
     for attempt in range(256):
-        octets = list(_number(uid, purpose="mac", attempt=attempt).to_bytes(16, "big")[:6])
+        octets = bytearray(_number(uid, purpose="mac", attempt=attempt).to_bytes(16, "big")[:6])
         octets[0] = (octets[0] & 0xFC) | _LOCAL_UNICAST
-        yield ":".join(f"{octet:02x}" for octet in octets)
+        yield octets.hex(":")
 
 
 def unix_ids(uid: str) -> Iterator[str]:
@@ -91,9 +90,9 @@ def default_pool(secret: bytes) -> IPv6Network:
 
 def link_local_of(mac: str) -> str:
     """The EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    flipped = bytes([octets[0] ^ 0x02, *octets[1:3], 0xFF, 0xFE, *octets[3:]])
-    upper, *lower = struct.unpack("!4H", flipped)
-    if upper:  # the usual case: the run of zeroes ends with the prefix
-        return f"fe80::{upper:x}:{lower[0]:x}:{lower[1]:x}:{lower[2]:x}"
-    return address_text(0xFE80 << 112 | int.from_bytes(flipped, "big"))
+    number = int(mac.replace(":", ""), 16) ^ 0x02 << 40
+    upper, lower = number >> 24, number & 0xFFFFFF
+    first, last = upper >> 8, lower & 0xFFFF
+    if first:  # the usual case: the run of zeroes ends with the prefix
+        return f"fe80::{first:x}:{(upper & 0xFF) << 8 | 0xFF:x}:fe{lower >> 16:02x}:{last:x}"
+    return address_text(0xFE80 << 112 | upper << 40 | 0xFFFE << 24 | lower)

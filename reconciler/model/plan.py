@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +40,7 @@ class Change:
     resource: ResourceAddress
     action: Action
     disruption: Disruption
-    fields: tuple[FieldChange, ...]
+    fields: Sequence[FieldChange]
     reason: str
     downtime_s: float | None = 0.0
 

@@ -24,7 +24,7 @@ from reconciler.planning.bounds.waiting import waiting_resources, without_waitin
 from reconciler.planning.comparison import reasons
 from reconciler.planning.comparison.aim import Aim, aim_of
 from reconciler.planning.comparison.draft import Draft, Inputs
-from reconciler.planning.comparison.fields import differences, shown
+from reconciler.planning.comparison.fields import Shown, differences
 from reconciler.planning.comparison.gone import compare_gone, remove_stray_vms
 from reconciler.planning.comparison.host import (
     LOCAL_HOST,
@@ -233,8 +233,8 @@ def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> Non
     """Tenants, networks, images and hosts live in the ledger; their effect is on VMs."""
     managed = inputs.ledger.managed.get(record.address)
     if managed is None:
-        fields = shown(record.spec, path="spec")
-        change = Change(record.address, "create", "none", fields, reasons.NOT_RECORDED)
+        shown = Shown(record.spec)
+        change = Change(record.address, "create", "none", shown, reasons.NOT_RECORDED)
         draft.changes.append(change)
         return
     fields = inputs.rename_of(record.address)
@@ -282,10 +282,13 @@ def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: Ai
     """What must be on record before the first step: only for resources this plan acts on."""
     skipped = {address for address, _ in (*draft.blocked, *draft.refused)}
     skipped |= {change.resource for change in draft.reported}
+    takes_all = not (skipped or aim.held) and inputs.only is None
 
     def wanted(address: str) -> bool:
         resource = ResourceAddress(address)
-        return resource not in skipped and not aim.is_held(resource) and inputs.selected(resource)
+        return takes_all or (
+            resource not in skipped and not aim.is_held(resource) and inputs.selected(resource)
+        )
 
     draft.registrations = [r for r in resolution.registrations if wanted(r.address)]
     draft.registrations += _followers(inputs, {entry.address for entry in draft.registrations})

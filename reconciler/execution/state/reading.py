@@ -10,6 +10,8 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 
 from reconciler import collector
 from reconciler.execution.state import journal
@@ -18,6 +20,7 @@ from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
 
 _Managed = Mapping[ResourceAddress, Managed]
+_OWNER = attrgetter("owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +65,13 @@ def _read(
     db: sqlite3.Connection, known: _Managed, now_s: float, quarantine_s: float
 ) -> tuple[Ledger, float]:
     """The ledger, and until when no quarantine ends."""
-    held: dict[str, list[Allocation]] = {}
-    taken: dict[tuple[str, str], str] = {}
-    until_s = math.inf
     rows = db.execute(
-        "SELECT kind, value, owner, resource, released_at_s FROM allocations"
-        " WHERE released_at_s IS NULL OR released_at_s > ? ORDER BY owner, kind, value",
-        (now_s - quarantine_s,),
+        "SELECT kind, value, owner, resource FROM allocations WHERE released_at_s IS NULL"
     )
-    for kind, value, owner, resource, released_at_s in rows:
-        taken[kind, value] = owner
-        if released_at_s is None:
-            held.setdefault(owner, []).append(Allocation(kind, value, owner, resource))
-        else:
-            until_s = min(until_s, released_at_s + quarantine_s)
+    # Sorted here: without an index of the wanted order, SQLite takes three times as long.
+    live = sorted(map(Allocation._make, rows), key=_OWNER)
+    taken, until_s = _quarantined(db, now_s, quarantine_s)
+    taken.update({entry[:2]: entry.owner for entry in live})
     secret = db.execute("SELECT secret FROM host").fetchone()
     ledger = Ledger(
         secret=secret[0] if secret else b"",
@@ -84,7 +80,7 @@ def _read(
         ),
         managed=_managed(db, known),
         taken=taken,
-        held={owner: tuple(allocations) for owner, allocations in held.items()},
+        held={owner: tuple(sorted(entries)) for owner, entries in groupby(live, _OWNER)},
         vms=_vm_records(db),
         holds=_holds(db),
         firewall=db.execute("SELECT template, listing FROM firewall").fetchone(),
@@ -94,6 +90,18 @@ def _read(
         retries=_retries(db),
     )
     return ledger, until_s
+
+
+def _quarantined(
+    db: sqlite3.Connection, now_s: float, quarantine_s: float
+) -> tuple[dict[tuple[str, str], str], float]:
+    """Owner per (kind, value) of what was released lately, and until when no quarantine ends."""
+    rows = db.execute(
+        "SELECT kind, value, owner, released_at_s FROM allocations WHERE released_at_s > ?",
+        (now_s - quarantine_s,),
+    ).fetchall()
+    until_s = min((row[3] + quarantine_s for row in rows), default=math.inf)
+    return {(kind, value): owner for kind, value, owner, _ in rows}, until_s
 
 
 def _managed(db: sqlite3.Connection, known: _Managed) -> dict[ResourceAddress, Managed]:
@@ -116,9 +124,9 @@ def _managed(db: sqlite3.Connection, known: _Managed) -> dict[ResourceAddress, M
 def _vm_records(db: sqlite3.Connection) -> dict[str, VmRecord]:
     rows = db.execute(
         "SELECT vms.uid, intent, boot_id, last_start_s, restarts, vms.generation, reason"
-        " FROM vms JOIN resources USING (uid) WHERE retired_at_s IS NULL ORDER BY vms.uid"
+        " FROM vms JOIN resources USING (uid) WHERE retired_at_s IS NULL"
     )
-    return {row[0]: VmRecord(*row) for row in rows}
+    return {row[0]: VmRecord(*row) for row in sorted(rows)}
 
 
 def _holds(db: sqlite3.Connection) -> dict[ResourceAddress, Hold]:

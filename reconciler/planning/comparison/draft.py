@@ -6,8 +6,8 @@ Mutable, local to one `planning.plan` call; `finish` freezes it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
@@ -109,32 +109,34 @@ class Draft:
 
     def ordered_steps(self) -> tuple[Step, ...]:
         """All steps, each with only such predecessors as exist, in a valid order."""
-        known = self.steps
-        return _topological({key: _trimmed(step, known) for key, step in known.items()})
+        return _topological([_trimmed(step, self.steps) for step in self.steps.values()])
 
 
 def _trimmed(step: Step, known: Mapping[str, Step]) -> Step:
     """The step without predecessors that do not exist."""
+    if all(map(known.__contains__, step.after)):
+        return step
     after = tuple([key for key in step.after if key in known])
-    return step if len(after) == len(step.after) else replace(step, after=after)
+    return Step(step.key, step.resource, step.operation, after)
 
 
-def _topological(steps: dict[str, Step]) -> tuple[Step, ...]:
+def _topological(steps: Sequence[Step]) -> tuple[Step, ...]:
     """Kahn's algorithm; ties keep the order of insertion, so the result is deterministic."""
     ordered: list[Step] = []
     waiting: dict[str, int] = {}
     followers: dict[str, list[Step]] = defaultdict(list)
-    for step in steps.values():
-        if not step.after:
+    for step in steps:
+        after = step.after
+        if not after:
             ordered.append(step)
             continue
-        waiting[step.key] = len(step.after)
-        for before in step.after:
+        waiting[step.key] = len(after)
+        for before in after:
             followers[before].append(step)
     for step in ordered:  # grows meanwhile
         for follower in followers.get(step.key, ()):
-            waiting[follower.key] -= 1
-            if waiting[follower.key] == 0:
+            waiting[follower.key] = left = waiting[follower.key] - 1
+            if not left:
                 ordered.append(follower)
     if len(ordered) != len(steps):
         stuck = sorted(key for key, count in waiting.items() if count)

@@ -6,9 +6,9 @@ does not look like changing all that follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, overload
 
 from reconciler.model.plan import FieldChange
 
@@ -66,12 +66,56 @@ def _is_nothing(*values: Any) -> bool:
     return all(value in (None, [], {}) for value in values)
 
 
-def shown(spec: Mapping[str, Any], *, path: str) -> tuple[FieldChange, ...]:
-    """Every set field of a new resource, as changes from nothing."""
-    return tuple(
-        [
-            FieldChange(key, None, value)
-            for key, value in sorted(flatten(spec, path), key=itemgetter(0))
-            if value or type(value) in _NUMBERS
-        ]
-    )
+class Shown(Sequence[FieldChange]):
+    """Every set field of a new resource, as changes from nothing; then what is seen of it.
+
+    Written out when somebody reads them: most of the many a new fleet has are only counted.
+    """
+
+    __slots__ = ("_spec", "_written", "seen")
+
+    def __init__(self, spec: Mapping[str, Any], seen: tuple[FieldChange, ...] = ()) -> None:
+        self._spec = spec
+        self.seen = seen
+        self._written: tuple[FieldChange, ...] | None = None
+
+    def written(self) -> tuple[FieldChange, ...]:
+        """All of them, in path order."""
+        if self._written is None:
+            rows = sorted(flatten(self._spec, "spec"), key=itemgetter(0))
+            of_spec = [
+                FieldChange(path, None, value)
+                for path, value in rows
+                if value or type(value) in _NUMBERS
+            ]
+            self._written = (*of_spec, *self.seen)
+        return self._written
+
+    @overload
+    def __getitem__(self, index: int) -> FieldChange: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FieldChange]: ...
+    def __getitem__(self, index: int | slice) -> FieldChange | Sequence[FieldChange]:
+        return self.written()[index]
+
+    def __iter__(self) -> Iterator[FieldChange]:
+        return iter(self.written())
+
+    def __len__(self) -> int:
+        return len(self.written())
+
+    def __eq__(self, other: object) -> bool:
+        return self.written() == (other.written() if isinstance(other, Shown) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.written())
+
+    def __repr__(self) -> str:
+        return repr(self.written())
+
+
+def beside_spec(fields: Sequence[FieldChange]) -> tuple[FieldChange, ...]:
+    """Those that are not of the spec."""
+    if isinstance(fields, Shown):
+        return fields.seen
+    return tuple([entry for entry in fields if not entry.path.startswith("spec.")])

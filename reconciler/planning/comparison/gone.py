@@ -16,7 +16,7 @@ from reconciler.model.plan import Change, FieldChange, Retire, StopVm
 from reconciler.planning.bounds.scope import recorded_networks
 from reconciler.planning.comparison import reasons
 from reconciler.planning.comparison.draft import Draft, Inputs
-from reconciler.planning.comparison.fields import shown
+from reconciler.planning.comparison.fields import Shown
 from reconciler.planning.comparison.ports import drop_ports
 from reconciler.planning.resolution.ownership import is_ours
 from reconciler.planning.resolution.recorded import recorded_ports
@@ -94,9 +94,7 @@ def _retire(draft: Draft, managed: Managed, *, before: tuple[str, ...]) -> str:
     key = draft.step(
         f"{managed.address}:retire", managed.address, Retire(managed.uid), after=before
     )
-    fields = tuple(
-        FieldChange(change.path, change.after, None) for change in shown(managed.spec, path="spec")
-    )
+    fields = tuple(FieldChange(change.path, change.after, None) for change in Shown(managed.spec))
     reason = reasons.gone(draft.gone_reason, kind_of(managed.address))
     draft.changes.append(
         Change(managed.address, "delete", "destroy", fields, reason, downtime_s=None)

@@ -29,7 +29,7 @@ from reconciler.planning.canonical import to_plain
 from reconciler.planning.comparison import reasons
 from reconciler.planning.comparison.downtime import restart_downtime_s
 from reconciler.planning.comparison.draft import Draft, Inputs
-from reconciler.planning.comparison.fields import differences, shown
+from reconciler.planning.comparison.fields import Shown, differences
 from reconciler.planning.comparison.ports import drop_ports, raise_ports, shed_elements, tap_keys
 from reconciler.planning.comparison.power import Decision, Found, decide, is_live
 from reconciler.planning.resolution.recorded import is_another_generation, recorded_ports
@@ -42,7 +42,7 @@ class _Case:
     vm: ResolvedVm
     managed: Managed | None
     found: Found
-    fields: tuple[FieldChange, ...]
+    fields: Sequence[FieldChange]
 
     @property
     def state(self) -> VmState | None:
@@ -72,12 +72,11 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
     generation = 1 if managed is None else managed.generation + int(anew)
     record = ledger.vms.get(vm.uid)
     found = Found(state, record, generation, inputs.observed.boot_id, ledger.now_s, anew)
-    fields: tuple[FieldChange, ...] = ()
     if managed is None:
-        fields = shown(vm.spec, path="spec")
-    else:
-        fields = inputs.rename_of(vm.address)
-        fields += differences(managed.spec, vm.spec, path="spec") if changed else ()
+        return _Case(vm, managed, found, Shown(vm.spec))
+    fields = inputs.rename_of(vm.address)
+    if changed:
+        fields += differences(managed.spec, vm.spec, path="spec")
     return _Case(vm, managed, found, fields)
 
 
@@ -165,10 +164,12 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     if decision.warning:
         draft.warnings.append(decision.warning)
     power = _act(draft, case, decision, dropped)
-    fields = (*case.fields, *power, *(() if case.managed is None else drift))
     if case.managed is None:
-        draft.changes.append(Change(vm.address, "create", "none", fields, reasons.NOT_THERE))
-    elif fields:
+        shown = Shown(vm.spec, power)
+        draft.changes.append(Change(vm.address, "create", "none", shown, reasons.NOT_THERE))
+        return
+    fields = (*case.fields, *power, *drift)
+    if fields:
         parts = (
             *_what_changed(case),
             decision.reason if power else "",

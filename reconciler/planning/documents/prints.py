@@ -7,36 +7,34 @@ follows from spec hashes and from the observation, so its key is enough.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.observed import NetworkState, Observed, TapState, Unknown, VmState
-from reconciler.model.plan import FieldChange, Plan
+from reconciler.model.plan import Plan
 from reconciler.planning.canonical import canonical_json, digest_plain, to_plain
+from reconciler.planning.comparison.fields import beside_spec
 
-_END_OF_LINE: Final = b"\n"
+_END_OF_PART: Final = b"\n\n"
 
 
 def plan_id(plan: Plan) -> str:
     """Digest of what an operator agrees to."""
     recorded = plan.recorded
-    return digest_plain(
-        [
-            [[c.resource, c.action, c.reason, _own(c.fields), _hash_of(recorded.get(c.resource))]
-             for c in plan.changes],
-            to_plain(plan.recoveries),
-            [[r.address, r.uid, r.spec_hash] for r in plan.registrations],
-            [[a.kind, a.value, a.owner] for a in (*plan.allocations, *plan.releases)],
-            [[step.key, type(step.operation).__name__, step.after] for step in plan.steps],
-            [plan.blocked, plan.refused, plan.warnings, to_plain(plan.held)],
-        ]
-    )  # fmt: skip
-
-
-def _own(fields: tuple[FieldChange, ...]) -> list[FieldChange]:
     # What of the spec changes follows from the hash on record and the one to be registered.
-    return [entry for entry in fields if not entry.path.startswith("spec.")]
+    seen = [beside_spec(change.fields) for change in plan.changes]
+    told = [
+        [change.reason for change in plan.changes], seen, to_plain(plan.recoveries),
+        plan.blocked, plan.refused, plan.warnings, to_plain(plan.held),
+    ]  # fmt: skip
+    return _digest_of(
+        [canonical_json(told)],
+        [_line(c.resource, c.action, _hash_of(recorded.get(c.resource))) for c in plan.changes],
+        [_line(r.address, r.uid, r.spec_hash) for r in plan.registrations],
+        ["\0".join(entry[:3]) for entry in (*plan.allocations, *plan.releases)],
+        [_line(s.key, type(s.operation).__name__, *s.after) for s in plan.steps],
+    )
 
 
 def _hash_of(managed: Managed | None) -> str:
@@ -45,20 +43,27 @@ def _hash_of(managed: Managed | None) -> str:
 
 def fingerprint(plan: Plan) -> str:
     """Digest of what was observed and of what was on record when the plan was made."""
+    return _digest_of(_facts(plan))
+
+
+def _digest_of(*parts: Iterable[str]) -> str:
+    """128 bits in hex over lines of text, in parts: cheaper than JSON where there are 100,000."""
     found = hashlib.blake2b(digest_size=16)
-    for line in _facts(plan):
-        found.update(line.encode())
-        found.update(_END_OF_LINE)
+    for lines in parts:
+        found.update("\n".join(lines).encode())
+        found.update(_END_OF_PART)
     return found.hexdigest()
 
 
 def _facts(plan: Plan) -> Iterator[str]:
-    """All that was looked at, as lines of text: cheaper than JSON where there are 100,000."""
+    """All that was looked at, as lines of text."""
     observed = plan.observed
     if observed is not None:
         yield canonical_json([observed.boot_id, observed.unlisted])
         yield from _network_lines(observed.network)
-        yield from sorted([_line(uid, *_vm(state)) for uid, state in observed.vms.items()])
+        yield from sorted(
+            [_line(uid, *map(str, _vm(state))) for uid, state in observed.vms.items()]
+        )
         yield from sorted(
             [
                 _line(name, facts.kernel_sha256, facts.initrd_sha256, facts.problem)
@@ -68,8 +73,8 @@ def _facts(plan: Plan) -> Iterator[str]:
     yield from sorted([_line(address, e.spec_hash) for address, e in plan.recorded.items()])
 
 
-def _line(*words: object) -> str:
-    return "\0".join(map(str, words))
+def _line(*words: str) -> str:
+    return "\0".join(words)
 
 
 def _network_lines(network: NetworkState | Unknown) -> Iterator[str]:
@@ -78,7 +83,7 @@ def _network_lines(network: NetworkState | Unknown) -> Iterator[str]:
         return
     yield from sorted([canonical_json(_tap(tap)) for tap in network.taps.values()])
     yield from sorted([_line(*entry) for entry in network.sysctls.items()])
-    yield _line(network.firewall.listing, network.firewall.template)
+    yield _line(str(network.firewall.listing), network.firewall.template)
     elements = network.firewall.elements
     yield from sorted(["\0".join((e.container, *e.key, e.value)) for e in elements])
 

@@ -76,8 +76,9 @@ class Claims:
 
         Raises PoolExhaustedError when none is free.
         """
-        for value in self.held(owner, kind):
-            return self.keep(kind, value)
+        for entry in self.ledger.held.get(owner, ()):
+            if entry.kind == kind:
+                return self.keep(kind, entry.value)
         for value in candidates:
             if self.is_free(kind, value):
                 self.new.append(Allocation(kind, value, owner, resource))
@@ -87,8 +88,5 @@ class Claims:
 
     def unused(self, resource: str) -> tuple[Allocation, ...]:
         """Live allocations of a resource that this plan no longer uses."""
-        return tuple(
-            entry
-            for entry in self.recorded.get(resource, ())
-            if (entry.kind, entry.value) not in self._used
-        )
+        used = self._used
+        return tuple([e for e in self.recorded.get(resource, ()) if e[:2] not in used])

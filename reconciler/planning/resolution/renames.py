@@ -73,10 +73,11 @@ def renames_of(
     moves: dict[ResourceAddress, ResourceAddress] = {}
     findings: list[Finding] = []
     tenants = _renamed_tenants(fleet, ledger)
-    # Without a tenant's rename, only who says so has another name on record.
-    for document in all_documents(fleet):
-        if not tenants and document.metadata.renamed_from is None:
-            continue
+    documents: Iterable[AnyDocument] = all_documents(fleet)
+    if not tenants:
+        # Only who says so has another name on record.
+        documents = [d for d in documents if d.metadata.renamed_from is not None]
+    for document in documents:
         address, source = document.address, source_of(document)
         # Its own rename may be done already, and the tenant's not.
         names = (address,) if source is None else (source, address)

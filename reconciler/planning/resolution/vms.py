@@ -5,7 +5,6 @@ What a memo knows from last time is taken from there; see ``planning.memo``.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -188,10 +187,13 @@ def _new_interface_uid(work: Work, vm: ResourceAddress, network: str, incarnatio
         recorded = tuple(managed.spec.get("interfaces", ()))
     used = {entry.get("uid") for entry in recorded}
     owner = interface_owner(born, network)
-    names = (owner if number == 1 else f"{owner}.{number}" for number in itertools.count(1))
-    secret = work.ledger.secret
-    uids = (identity.derive_uid(secret, owner=n, incarnation=incarnation) for n in names)
-    return next(uid for uid in uids if uid not in used)
+    name, number = owner, 1
+    while True:
+        uid = identity.derive_uid(work.ledger.secret, owner=name, incarnation=incarnation)
+        if uid not in used:
+            return uid
+        number += 1
+        name = f"{owner}.{number}"
 
 
 def _guest_address(
