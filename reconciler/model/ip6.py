@@ -7,9 +7,10 @@ spells a few addresses per interface.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 
 _GROUPS = 8
+_HALF = 64  # bits, and four groups
 _RUN = r"[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*"
 _PLAIN = re.compile(f"{_RUN}(?:::{_RUN})?")
 
@@ -36,3 +37,16 @@ def address_number(text: str) -> int:
         return int(IPv6Address(text))  # it is written otherwise, or no address at all
     groups = [group.zfill(4) for group in (*first, *["0"] * missing, *last)]
     return int("".join(groups), 16)
+
+
+def is_within(text: str, prefix: IPv6Network) -> bool:
+    """Whether an address is inside. Raises ValueError for what is none."""
+    first, outside = int(prefix.network_address), 128 - prefix.prefixlen
+    if outside >= _HALF:
+        upper = first >> _HALF
+        begins = (
+            f"{upper >> 48:x}:{upper >> 32 & 0xFFFF:x}:{upper >> 16 & 0xFFFF:x}:{upper & 0xFFFF:x}:"
+        )
+        if text.startswith(begins):
+            return True  # four groups are equal, as written; most addresses need no more
+    return address_number(text) >> outside == first >> outside

@@ -140,7 +140,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     draft.elements = elements_by_tap(ports, aim.memo)
     wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
     draft.wanted_elements = aim.memo.union(wanted)
-    draft.other_elements = network.firewall.elements - draft.wanted_elements
+    draft.look_at(network.firewall.elements)
     _compare_gone(draft, inputs, network, aim)
     if not scope.destroy:
         compare_host(draft, inputs, network, host)
@@ -166,7 +166,7 @@ def _compare_vms(
         if found is not None and settling.is_known(found):
             continue
         part = aim.part(draft, vm.address)
-        size = part.size()
+        size = 0 if found is None else part.size()
         compare_vm(part, inputs, network, vm)
         if found is not None and part.size() == size:
             settling.keep(found)
@@ -338,6 +338,7 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     else:
         draft.elements = elements_by_tap(vm.ports, Memo(keeps=False))
         draft.wanted_elements = elements_of(vm.ports)
+        draft.look_at(observed.network.firewall.elements)
         reboot_vm(draft, inputs, observed.network, vm)
     return _finish(draft, inputs, EMPTY.fleet, ())
 

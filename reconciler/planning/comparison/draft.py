@@ -59,13 +59,15 @@ class Draft:
     """Collects one plan.
 
     ``elements``: firewall elements of every declared port, by tap; ``wanted_elements``: those of
-    VMs that no hold keeps as they are; ``other_elements``: what is there besides. ``freed``:
+    VMs that no hold keeps as they are; ``other_elements``: what is there besides, and
+    ``missing_elements`` what is wanted and not there (see ``look_at``). ``freed``:
     addresses whose old tap goes away in this plan, with the key of the step that removes it.
     """
 
     elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)
     wanted_elements: frozenset[Element] = frozenset()
     other_elements: frozenset[Element] = frozenset()
+    missing_elements: frozenset[Element] = frozenset()
     gone_reason: str = ""
 
     changes: list[Change] = field(default_factory=list)
@@ -85,10 +87,18 @@ class Draft:
         return Draft(
             elements=self.elements,
             wanted_elements=self.wanted_elements,
+            missing_elements=self.missing_elements,
             changes=self.reported,
             blocked=self.blocked,
             warnings=self.warnings,
         )
+
+    def look_at(self, present: frozenset[Element]) -> None:
+        """Tell the firewall's elements from those that are wanted."""
+        wanted = self.wanted_elements
+        self.other_elements = present - wanted
+        is_whole = len(present) - len(self.other_elements) == len(wanted)
+        self.missing_elements = frozenset() if is_whole else wanted - present
 
     def size(self) -> int:
         """How much there is in it; more after every finding."""

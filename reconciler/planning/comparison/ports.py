@@ -74,7 +74,7 @@ def raise_ports(
     """Plan what the ports lack. ``live``: the VM's VMM keeps running and holds their queues."""
     changes: list[FieldChange] = []
     for port in ports:
-        missing = draft.elements[port.tap] - network.firewall.elements
+        missing = draft.elements[port.tap] & draft.missing_elements
         state = network.taps.get(port.tap)
         tap_changes = list(port_differences(port, state))
         attach = live is not None and (state is None or not state.attached)

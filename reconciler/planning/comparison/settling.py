@@ -16,18 +16,18 @@ class Settling:
         # Under a rename the ledger is read as it will be: not what the memo stands on.
         stands = memo.boot_id == inputs.observed.boot_id and not inputs.renames
         self._known = memo.settled if stands else {}
-        present, wanted = network.firewall.elements, draft.wanted_elements
-        is_whole = len(present) - len(draft.other_elements) == len(wanted)
-        self._missing = frozenset() if is_whole else wanted - present
+        self._missing = draft.missing_elements
         self._elements = draft.elements
         memo.boot_id, memo.settled = inputs.observed.boot_id, {}
 
     def found(self, vm: ResolvedVm) -> Settled | None:
         """How a VM is found, when that could have nothing to do."""
+        if not self._memo.keeps:
+            return None
         inputs = self._inputs
         managed = inputs.ledger.managed.get(vm.address)
         state = inputs.observed.vms.get(vm.uid)
-        if not self._memo.keeps or managed is None or managed.spec_hash != vm.spec_hash:
+        if managed is None or managed.spec_hash != vm.spec_hash:
             return None
         if isinstance(state, Unknown):
             return None

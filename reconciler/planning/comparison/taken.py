@@ -30,7 +30,8 @@ def wanting_taken(draft: Draft, ledger: Ledger) -> Refusals:
 
 
 def _wanting(draft: Draft, ledger: Ledger, left: Refusals) -> Iterator[tuple[ResourceAddress, str]]:
-    wanted = [entry for entry in draft.allocations if holder(entry.resource) not in left]
+    asked = [entry for entry in draft.allocations if entry[:2] in ledger.taken]
+    wanted = [entry for entry in asked if holder(entry.resource) not in left]
     if not wanted:
         return
     given_up = {

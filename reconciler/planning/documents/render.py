@@ -108,7 +108,10 @@ def change_document(change: Change) -> dict[str, Any]:
         "resource": change.resource,
         "action": change.action,
         "disruption": change.disruption,
-        "fields": [field._asdict() for field in change.fields],
+        "fields": [
+            {"path": path, "before": before, "after": after}
+            for path, before, after in change.fields
+        ],
         "reason": change.reason,
         "downtimeSeconds": change.downtime_s,
     }

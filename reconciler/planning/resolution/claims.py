@@ -8,7 +8,7 @@ newly claims is recorded by the executor before any action uses it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.model.ledger import Allocation, AllocationKind, Ledger
@@ -34,11 +34,11 @@ def by_resource(held: Held) -> Mapping[str, list[Allocation]]:
 class Claims:
     """The ledger plus what this plan claims. One instance per planning, never shared.
 
-    ``recorded``: as ``by_resource`` gives it for this ledger.
+    ``recorded`` gives what ``by_resource`` does for this ledger; asked only when it matters.
     """
 
     ledger: Ledger
-    recorded: Mapping[str, list[Allocation]]
+    recorded: Callable[[], Mapping[str, list[Allocation]]]
     new: list[Allocation] = field(default_factory=list)
     _owners: dict[tuple[str, str], str] = field(default_factory=dict)
     _used: set[tuple[str, str]] = field(default_factory=set)
@@ -86,7 +86,13 @@ class Claims:
                 return self.keep(kind, value)
         raise PoolExhaustedError(kind)
 
+    @property
+    def uses_all(self) -> bool:
+        """Every live allocation stays in use: known without looking at each."""
+        # What is used is live or new, so that this many are live ones at most.
+        return len(self._used) - len(self.new) == sum(map(len, self.ledger.held.values()))
+
     def unused(self, resource: str) -> tuple[Allocation, ...]:
         """Live allocations of a resource that this plan no longer uses."""
         used = self._used
-        return tuple([e for e in self.recorded.get(resource, ()) if e[:2] not in used])
+        return tuple([e for e in self.recorded().get(resource, ()) if e[:2] not in used])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Network
 from typing import Any
 
@@ -68,7 +69,7 @@ def resolve(
     memo = Memo(keeps=False) if memo is None else memo
     renames, findings = renames_of(fleet, ledger)
     ledger = renamed(ledger, renames)
-    claims = Claims(ledger, memo.by_resource(ledger))
+    claims = Claims(ledger, partial(memo.by_resource, ledger))
     work = Work(fleet, ledger, images, claims, renames)
     work.findings.extend(findings)
     _reserve_statics(work)
@@ -84,9 +85,10 @@ def resolve(
     for network in fleet.networks.values():
         _network(work, network)
     fresh = resolve_vms(work, memo)
+    stay = (*work.records, *(vm for vm in fresh if vm in work.vms))
     releases = [
         entry
-        for address in (*work.records, *(vm for vm in fresh if vm in work.vms))
+        for address in (() if claims.uses_all else stay)
         if address in ledger.managed
         for entry in claims.unused(address)
     ]

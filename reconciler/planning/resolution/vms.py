@@ -15,7 +15,7 @@ from reconciler.model.addresses import (
     network_address,
     tenant_address,
 )
-from reconciler.model.ip6 import address_number
+from reconciler.model.ip6 import is_within
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import ImageFacts
 from reconciler.model.resolved import (
@@ -214,10 +214,8 @@ def _guest_address(
             return None
         declared = str(interface.address)
         return claims.take("address", declared, owner=uid, resource=resource)
-    first, outside = int(prefix.network_address), 128 - prefix.prefixlen
     for held in claims.held(uid, "address"):
-        inside = address_number(held) >> outside == first >> outside
-        if inside and held not in work.static_addresses:
+        if held not in work.static_addresses and is_within(held, prefix):
             return claims.keep("address", held)
     free = (
         candidate
