@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
+from typing import NamedTuple
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
@@ -59,25 +60,16 @@ class Resolved:
     vm: ResolvedVm
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A VM for which there was nothing to do, and how it was found then."""
+class Settled(NamedTuple):
+    """A VM for which there was nothing to do, and how it was found then: equal to how it is found
+    now, there is nothing to do still.
+    """
 
     vm: ResolvedVm
     managed: Managed
     state: VmState | None
     record: VmRecord | None
     taps: tuple[TapState | None, ...]
-
-    def is_still(self, now: Settled) -> bool:
-        """Nothing that was looked at is different now."""
-        return (
-            self.vm is now.vm
-            and (self.managed is now.managed or self.managed == now.managed)
-            and self.state == now.state
-            and self.record == now.record
-            and self.taps == now.taps
-        )
 
 
 @dataclass(slots=True)

@@ -150,7 +150,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     _compare_vms(draft, inputs, network, vms, aim)
     compare_policy(draft, inputs, _recorded_after(draft, inputs, aim), host)
     if not scope.is_partial:
-        _sweep(draft, inputs, network, fleet)
+        _sweep(draft, inputs, network, aim)
         if scope.destroy and not (draft.blocked or draft.refused):
             tear_down_host(draft, inputs, network)
 
@@ -246,8 +246,9 @@ def _compare_record(draft: Draft, inputs: Inputs, record: ResolvedRecord) -> Non
         draft.changes.append(Change(record.address, "update", "none", fields, "; ".join(why)))
 
 
-def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedFleet) -> None:
+def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
     """Find what nothing accounts for. Everything on record counts as accounted for."""
+    fleet = aim.fleet
     known = {vm.uid for vm in fleet.vms.values()}
     known |= {managed.uid for managed in inputs.ledger.managed.values()}
     host = host_of(fleet)
@@ -256,11 +257,13 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedF
     recorded: list[Port] = []
     for address, managed in inputs.ledger.managed.items():
         vm = fleet.vms.get(address)
-        if "interfaces" in managed.spec and (vm is None or vm.spec_hash != managed.spec_hash):
+        is_as_declared = vm is not None and vm.spec_hash == managed.spec_hash
+        if not is_as_declared and "interfaces" in managed.spec:
             recorded.extend(recorded_ports(managed))
     taps = draft.elements.keys() | {port.tap for port in recorded}
-    held = [e for tap, e in draft.elements.items() if not e <= draft.wanted_elements]
-    elements = elements_of(recorded).union(*held)
+    held = [vm for vm in fleet.vms.values() if aim.is_held(vm.address)] if aim.held else []
+    kept = [draft.elements[port.tap] for vm in held for port in vm.ports]
+    elements = elements_of(recorded).union(*kept)
     remove_orphans(draft, inputs, network, Accounted(taps, elements, frozenset(spared)), host)
 
 

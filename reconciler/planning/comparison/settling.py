@@ -42,7 +42,7 @@ class Settling:
     def is_known(self, found: Settled) -> bool:
         """There was nothing to do for a VM found like this; that is kept in mind."""
         before = self._known.get(found.vm.address)
-        if before is None or not before.is_still(found):
+        if before is None or before != found:
             return False
         self._memo.settled[found.vm.address] = before
         return True
