@@ -86,6 +86,7 @@ class Memo:
     elements: dict[str, tuple[Port, frozenset[Element]]] = field(default_factory=dict)
     boot_id: str = ""
     _union: tuple[list[frozenset[Element]], frozenset[Element]] = ([], frozenset())
+    _besides: tuple[frozenset[Element], frozenset[Element], frozenset[Element]] | None = None
     _ground: Ground | None = None
     _grouped: tuple[Held, Mapping[str, list[Allocation]]] | None = None
 
@@ -100,6 +101,15 @@ class Memo:
         if self._union[0] != parts:
             self._union = (parts, frozenset().union(*parts))
         return self._union[1]
+
+    def besides(
+        self, present: frozenset[Element], wanted: frozenset[Element]
+    ) -> frozenset[Element]:
+        """What is present and not wanted; again only for another set of either."""
+        last = self._besides
+        if last is None or last[0] is not present or last[1] is not wanted:
+            last = self._besides = (present, wanted, present - wanted)
+        return last[2]
 
     def stand_on(self, ground: Ground) -> None:
         """Forget what was resolved on another ground."""

@@ -140,7 +140,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     draft.elements = elements_by_tap(ports, aim.memo)
     wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
     draft.wanted_elements = aim.memo.union(wanted)
-    draft.look_at(network.firewall.elements)
+    draft.look_at(network.firewall.elements, aim.memo)
     _compare_gone(draft, inputs, network, aim)
     if not scope.destroy:
         compare_host(draft, inputs, network, host)
@@ -339,9 +339,10 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
     elif observed.unlisted:
         draft.blocked.append((address, observed.unlisted))
     else:
-        draft.elements = elements_by_tap(vm.ports, Memo(keeps=False))
+        memo = Memo(keeps=False)
+        draft.elements = elements_by_tap(vm.ports, memo)
         draft.wanted_elements = elements_of(vm.ports)
-        draft.look_at(observed.network.firewall.elements)
+        draft.look_at(observed.network.firewall.elements, memo)
         reboot_vm(draft, inputs, observed.network, vm)
     return _finish(draft, inputs, EMPTY.fleet, ())
 

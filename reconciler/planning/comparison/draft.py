@@ -21,6 +21,7 @@ from reconciler.model.plan import (
     Registration,
     Step,
 )
+from reconciler.planning.memo import Memo
 
 SYSCTLS = "host:sysctls"
 FIREWALL = "host:firewall"
@@ -93,10 +94,10 @@ class Draft:
             warnings=self.warnings,
         )
 
-    def look_at(self, present: frozenset[Element]) -> None:
+    def look_at(self, present: frozenset[Element], memo: Memo) -> None:
         """Tell the firewall's elements from those that are wanted."""
         wanted = self.wanted_elements
-        self.other_elements = present - wanted
+        self.other_elements = memo.besides(present, wanted)
         is_whole = len(present) - len(self.other_elements) == len(wanted)
         self.missing_elements = frozenset() if is_whole else wanted - present
 
