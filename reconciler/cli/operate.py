@@ -32,7 +32,8 @@ def hold(
     owner = os.environ.get("SUDO_USER") or "root"
     arguments = {"address": address, "owner": owner, "reason": reason, "seconds": seconds}
     done = run(perform(settings, "hold", arguments, _reporter(as_json)))
-    _tell(done, f"{done['resource']} is held: nothing is done to it until metald unhold", as_json)
+    until = f"for {seconds:g} s, or until metald unhold" if seconds else "until metald unhold"
+    _tell(done, f"{done['resource']} is held: nothing is done to it {until}", as_json)
     return 0
 
 

@@ -6,7 +6,8 @@ From a repository only committed content counts. Blocking: the daemon reads in a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,20 +126,33 @@ class Source:
     def load(self) -> tuple[Loaded, SourceInfo]:
         """Everything or nothing. Raises SpecError with every problem of the tree."""
         tree = self.tree()
-        loaded = self._shown(load(tree.path, self._parsed), tree.path)
+        with self._told_of_the_source(tree.path):
+            loaded = load(tree.path, self._parsed)
+        loaded = self._shown(loaded, tree.path)
         loaded.require()
         return loaded, tree.info
 
     def load_with_fallback(self, tree: Tree, last_good: Mapping[str, str]) -> Loaded:
         """What is good of a tree, and for its broken files what was last good."""
-        try:
-            return self._shown(load_with_fallback(tree.path, last_good, self._parsed), tree.path)
-        except SpecError as error:
-            raise SpecError(self._named(error.problems, tree.path)) from error
+        with self._told_of_the_source(tree.path):
+            loaded = load_with_fallback(tree.path, last_good, self._parsed)
+        return self._shown(loaded, tree.path)
 
     def load_last_good(self, root: Path, last_good: Mapping[str, str]) -> Loaded:
         """What was last good, whatever stands at the source now."""
         return self._shown(load_last_good(root, last_good, self._parsed), root)
+
+    @contextmanager
+    def _told_of_the_source(self, root: Path) -> Iterator[None]:
+        """Errors about our copy of a commit name the source instead, as people know it."""
+        try:
+            yield
+        except SpecError as error:
+            raise SpecError(self._named(error.problems, root)) from error
+        except MetaldError as error:
+            if self._git is not None:
+                error.subject = error.subject.replace(str(root), self.location.name, 1)
+            raise
 
     def _shown(self, loaded: Loaded, root: Path) -> Loaded:
         """With the names of files as people know them: not those of our copies of a commit."""

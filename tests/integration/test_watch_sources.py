@@ -231,7 +231,7 @@ def test_an_empty_source_is_no_empty_fleet(host: Host, repo: Repo) -> None:
             else:
                 repo.git("rm", "--quiet", "acme.yaml")
                 repo.commit_all("nothing left")
-            problem(daemon, "never taken as an empty fleet")
+            problem(daemon, f"{place}: there is no YAML file in it; an empty tree is never taken")
             is_kept_up(daemon)
             problem(daemon, "never taken as an empty fleet")
 
