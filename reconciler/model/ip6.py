@@ -35,7 +35,9 @@ def address_number(text: str) -> int:
     missing = _GROUPS - len(first) - len(last)
     if not _PLAIN.fullmatch(text) or (missing < 1 if gap else missing):
         return int(IPv6Address(text))  # it is written otherwise, or no address at all
-    groups = [group.zfill(4) for group in (*first, *["0"] * missing, *last)]
+    groups = [group.zfill(4) for group in first]
+    if gap:
+        groups += ["0000"] * missing + [group.zfill(4) for group in last]
     return int("".join(groups), 16)
 
 

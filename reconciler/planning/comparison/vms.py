@@ -205,8 +205,7 @@ def _act(
         case "none":
             return ()
         case "start":
-            _clear(draft, case)
-            _start(draft, vm, decision, after=(f"{vm.address}:stop", *after))
+            _start(draft, vm, decision, after=(*_clear(draft, case), *after))
         case "set-power":
             draft.step(
                 f"{vm.address}:power", vm.address,
@@ -230,13 +229,16 @@ def _start(draft: Draft, vm: ResolvedVm, decision: Decision, *, after: tuple[str
     draft.step(f"{vm.address}:start", vm.address, start, after=(*tap_keys(vm.ports), *after))
 
 
-def _clear(draft: Draft, case: _Case) -> None:
-    """Take away what an ended VMM left (it may still wait, paused) before a new one starts."""
-    if case.state is not None and not is_live(case.state):
-        stop = StopVm(
-            case.vm.uid, case.state.launch.hypervisor, graceful=False, verdict="restarting"
-        )
-        draft.step(f"{case.vm.address}:stop", case.vm.address, stop)
+def _clear(draft: Draft, case: _Case) -> tuple[str, ...]:
+    """Take away what an ended VMM left (it may still wait, paused) before a new one starts.
+
+    Gives the key of the step, if it takes one.
+    """
+    vm, state = case.vm, case.state
+    if state is None or is_live(state):
+        return ()
+    stop = StopVm(vm.uid, state.launch.hypervisor, graceful=False, verdict="restarting")
+    return (draft.step(f"{vm.address}:stop", vm.address, stop),)
 
 
 def _recover(draft: Draft, case: _Case, decision: Decision, after: tuple[str, ...]) -> None:
@@ -245,8 +247,7 @@ def _recover(draft: Draft, case: _Case, decision: Decision, after: tuple[str, ..
     draft.recoveries.append(recovery)
     if decision.not_before_s > case.found.now_s:
         return
-    _clear(draft, case)
-    _start(draft, vm, decision, after=(f"{vm.address}:stop", *after))
+    _start(draft, vm, decision, after=(*_clear(draft, case), *after))
 
 
 def _end(draft: Draft, case: _Case, decision: Decision) -> None:

@@ -18,7 +18,7 @@ from reconciler.model.specs import AnyDocument, Boot
 from reconciler.planning.canonical import digest_plain
 from reconciler.planning.findings import Finding, PathPart
 from reconciler.planning.resolution.claims import Claims
-from reconciler.planning.resolution.images import boot_files, image_key
+from reconciler.planning.resolution.images import boot_files
 
 
 @dataclass(slots=True)
@@ -38,14 +38,15 @@ class Work:
     static_addresses: set[str] = field(default_factory=set)
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    _boots: dict[tuple[str, str], BootFiles | ImageFacts] = field(default_factory=dict)
+    _boots: dict[tuple[str | None, ...], BootFiles | ImageFacts] = field(default_factory=dict)
 
     def boot_files(self, boot: Boot) -> BootFiles | ImageFacts:
         """As ``images.boot_files``; most VMs boot the same."""
-        key = (image_key(boot), boot.cmdline)
-        if key not in self._boots:
-            self._boots[key] = boot_files(boot, self.images)
-        return self._boots[key]
+        key = (boot.image, boot.kernel, boot.initrd, boot.cmdline)
+        found = self._boots.get(key)
+        if found is None:
+            found = self._boots[key] = boot_files(boot, self.images)
+        return found
 
     def identity(self, address: ResourceAddress) -> tuple[str, int]:
         """Uid and incarnation: those on record, else the next ones."""
