@@ -14,7 +14,7 @@ from reconciler.model.observed import Unknown
 from reconciler.model.plan import ChangeElements, RemoveTap, StartVm
 from reconciler.planning.bounds.guards import UNATTENDED
 from reconciler.planning.documents.render import SourceInfo
-from reconciler.planning.planner import plan_reboot
+from reconciler.planning.planner import Scope, plan_reboot
 from tests.planning.test_cases import fleet_of
 from tests.planning.test_properties import documents
 from tests.planning.world import World
@@ -284,3 +284,26 @@ def test_what_the_daemons_guard_keeps_is_refused_so_that_nobody_calls_it_converg
     made = decide(request, world.observed(), world.ledger())
     assert not (made.changes or made.steps)
     assert {address for address, _ in made.refused} == {f"vm/acme/{name}" for name in names}
+
+
+def test_a_value_that_another_declares_is_let_go_also_when_the_other_has_to_wait() -> None:
+    """`front` declares the prefix that `back` has, and is left out at first: then it gets it."""
+
+    def fleet(*, front: str, back: str) -> Fleet:
+        rows = documents({})
+        rows[0]["spec"] = {"prefix": "fd20:acde::/48"}
+        rows[1]["spec"], rows[2]["spec"] = {"prefix": front}, {"prefix": back}
+        return fleet_of(rows)
+
+    wanted = "fd20:acde:0:1::/64"
+    front = ResourceAddress("network/acme/front")
+    world = World()
+    world.apply(fleet(front="auto", back=wanted))
+    after = fleet(front=wanted, back="auto")
+    moved = world.plan(after, Scope(exclude=frozenset({front})))
+    assert [entry.value for entry in moved.releases] == [wanted]
+    # Cut short before it is let go of.
+    world.carry_out(replace(moved, releases=()))
+    world.apply(after)
+    assert world.plan(after).is_empty
+    assert world.allocations["prefix", wanted].resource == front

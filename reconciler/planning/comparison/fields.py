@@ -51,14 +51,35 @@ def _entry_name(entry: Any, index: int) -> str:
 def differences(
     before: Mapping[str, Any], after: Mapping[str, Any], *, path: str
 ) -> tuple[FieldChange, ...]:
-    """Every field whose value differs, in path order; an absent side is None."""
+    """Every field whose value differs, in path order; an absent side is None.
+
+    A list of the same entries in another order differs by that order.
+    """
     old = dict(flatten(before, path))
     new = dict(flatten(after, path))
-    return tuple(
+    changed = [
         FieldChange(key, old.get(key), new.get(key))
-        for key in sorted(old.keys() | new.keys())
+        for key in old.keys() | new.keys()
         if old.get(key) != new.get(key) and not _is_nothing(old.get(key), new.get(key))
-    )
+    ]
+    changed += _reordered(before, after, path)
+    return tuple(sorted(changed, key=lambda entry: entry.path))
+
+
+def _reordered(
+    before: Mapping[str, Any], after: Mapping[str, Any], path: str
+) -> Iterator[FieldChange]:
+    for key in before.keys() & after.keys():
+        old, new = _names(before[key]), _names(after[key])
+        if old != new and sorted(old) == sorted(new):
+            yield FieldChange(f"{path}.{key}", old, new)
+
+
+def _names(value: Any) -> list[str]:
+    """Of the entries of a list, in their order; one without a name goes by its place."""
+    if not isinstance(value, list | tuple):
+        return []
+    return [_entry_name(entry, at) for at, entry in enumerate(value) if isinstance(entry, Mapping)]
 
 
 def _is_nothing(*values: Any) -> bool:

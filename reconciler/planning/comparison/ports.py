@@ -76,7 +76,8 @@ def raise_ports(
     for port in ports:
         missing = draft.elements[port.tap] & draft.missing_elements
         state = network.taps.get(port.tap)
-        tap_changes = list(port_differences(port, state))
+        lacking = port_differences(port, state)
+        tap_changes = list(lacking)
         attach = live is not None and (state is None or not state.attached)
         if attach and state is not None:
             tap_changes.append(FieldChange(f"{status_path(port)}.attached", False, True))
@@ -90,7 +91,7 @@ def raise_ports(
                 _key(port, "attach"), port.vm, AttachTap(live, port.tap),
                 after=(FIREWALL, _key(port, "bind")),
             )  # fmt: skip
-        if tap_changes and (state is None or attach or port_differences(port, state)):
+        if lacking:
             after = (SYSCTLS, FIREWALL, *before, *_freed(draft, port))
             draft.step(_key(port, "tap"), port.vm, RaiseTap(port), after=after)
         changes.extend(tap_changes)

@@ -41,7 +41,7 @@ class Claims:
     recorded: Callable[[], Mapping[str, list[Allocation]]]
     new: list[Allocation] = field(default_factory=list)
     _owners: dict[tuple[str, str], str] = field(default_factory=dict)
-    _used: set[tuple[str, str]] = field(default_factory=set)
+    _used: set[tuple[str, str, str]] = field(default_factory=set)
 
     def held(self, owner: str, kind: AllocationKind) -> tuple[str, ...]:
         """Values of ``kind`` that ``owner`` held when planning began."""
@@ -55,9 +55,9 @@ class Claims:
         key = (kind, value)
         return key not in self.ledger.taken and key not in self._owners
 
-    def keep(self, kind: AllocationKind, value: str) -> str:
-        """Note that a held value stays in use."""
-        self._used.add((kind, value))
+    def keep(self, kind: AllocationKind, value: str, *, owner: str) -> str:
+        """Note that a value stays in use with its owner: another's left-over of it does not."""
+        self._used.add((kind, value, owner))
         return value
 
     def take(self, kind: AllocationKind, value: str, *, owner: str, resource: str) -> str:
@@ -67,7 +67,7 @@ class Claims:
         if has != owner and (has is not None or value not in self.held(owner, kind)):
             self.new.append(Allocation(kind, value, owner, resource))
             self._owners[key] = owner
-        return self.keep(kind, value)
+        return self.keep(kind, value, owner=owner)
 
     def draw(
         self, kind: AllocationKind, candidates: Iterable[str], *, owner: str, resource: str
@@ -78,12 +78,12 @@ class Claims:
         """
         for entry in self.ledger.held.get(owner, ()):
             if entry.kind == kind:
-                return self.keep(kind, entry.value)
+                return self.keep(kind, entry.value, owner=owner)
         for value in candidates:
             if self.is_free(kind, value):
                 self.new.append(Allocation(kind, value, owner, resource))
                 self._owners[kind, value] = owner
-                return self.keep(kind, value)
+                return self.keep(kind, value, owner=owner)
         raise PoolExhaustedError(kind)
 
     @property
@@ -95,4 +95,4 @@ class Claims:
     def unused(self, resource: str) -> tuple[Allocation, ...]:
         """Live allocations of a resource that this plan no longer uses."""
         used = self._used
-        return tuple([e for e in self.recorded().get(resource, ()) if e[:2] not in used])
+        return tuple([e for e in self.recorded().get(resource, ()) if e[:3] not in used])

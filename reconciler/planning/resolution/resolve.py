@@ -190,7 +190,7 @@ def _prefix(
     for held in claims.held(uid, "prefix"):
         kept = IPv6Network(held)
         if _fits(work, kept, pool) and not _is_static(work, kept):
-            return IPv6Network(claims.keep("prefix", held))
+            return IPv6Network(claims.keep("prefix", held, owner=uid))
     free = (
         str(candidate)
         for candidate in identity.subnets_within(uid, within, length)

@@ -216,7 +216,7 @@ def _guest_address(
         return claims.take("address", declared, owner=uid, resource=resource)
     for held in claims.held(uid, "address"):
         if held not in work.static_addresses and is_within(held, prefix):
-            return claims.keep("address", held)
+            return claims.keep("address", held, owner=uid)
     free = (
         candidate
         for candidate in identity.addresses_within(uid, prefix)
