@@ -317,9 +317,9 @@ def _followers(inputs: Inputs, decided: AbstractSet[ResourceAddress]) -> Iterato
 
 def _keep_unfinished(draft: Draft, waiting: tuple[Retry, ...]) -> None:
     """What waits for its next try has not let go yet of what it gives up."""
-    if waiting and draft.releases:
-        _, unfinished = without_waiting(draft.ordered_steps(), waiting)
-        draft.releases = [e for e in draft.releases if holder(e.resource) not in unfinished]
+    if waiting and (draft.releases or draft.allocations):
+        _, draft.unfinished = without_waiting(draft.ordered_steps(), waiting)
+        draft.releases = [e for e in draft.releases if holder(e.resource) not in draft.unfinished]
 
 
 def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) -> Plan:

@@ -307,3 +307,27 @@ def test_a_value_that_another_declares_is_let_go_also_when_the_other_has_to_wait
     world.apply(after)
     assert world.plan(after).is_empty
     assert world.allocations["prefix", wanted].resource == front
+
+
+def test_what_cannot_go_before_its_next_try_gives_its_prefix_to_nobody() -> None:
+    """`front` goes, after its VM, whose stop failed: `back`, which declares its prefix, waits."""
+
+    def fleet(*vms: str, front: str, back: str) -> Fleet:
+        rows = documents(dict.fromkeys(vms, LAN))
+        rows[0]["spec"] = {"prefix": "fd20:acde::/48"}
+        rows[1]["spec"], rows[2]["spec"] = {"prefix": front}, {"prefix": back}
+        return fleet_of([row for row in rows if vms or row["metadata"]["name"] != "front"])
+
+    wanted = "fd20:acde:0:1::/64"
+    world = World()
+    world.apply(fleet("a", front=wanted, back="auto"))
+    spec_hash = world.managed[VM].spec_hash
+    world.retries[VM] = Retry(VM, 1, world.now_s + 10, "it does not stop", spec_hash)
+    after = fleet(front="", back=wanted)
+    made = world.plan(after)
+    assert {address for address, _ in made.refused} == {"network/acme/back"}
+    assert not made.allocations
+    world.now_s += 20
+    world.apply(after)
+    assert world.plan(after).is_empty
+    assert world.allocations["prefix", wanted].resource == "network/acme/back"

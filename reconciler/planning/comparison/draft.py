@@ -63,6 +63,7 @@ class Draft:
     VMs that no hold keeps as they are; ``other_elements``: what is there besides, and
     ``missing_elements`` what is wanted and not there (see ``look_at``). ``freed``:
     addresses whose old tap goes away in this plan, with the key of the step that removes it.
+    ``unfinished``: what waits for its next try, or for what does: it gives nothing up yet.
     """
 
     elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class Draft:
     refused: list[tuple[ResourceAddress, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     freed: dict[str, str] = field(default_factory=dict)
+    unfinished: frozenset[ResourceAddress] = frozenset()
     reported: list[Change] = field(default_factory=list)
 
     def margin(self) -> Draft:

@@ -41,6 +41,7 @@ def _wanting(draft: Draft, ledger: Ledger, left: Refusals) -> Iterator[tuple[Res
     }
     decided = {entry.address for entry in draft.registrations} - left.keys()
     decided |= {s.resource for s in draft.steps.values() if isinstance(s.operation, Retire)}
+    decided -= draft.unfinished
     for entry in wanted:
         has = _current(entry, ledger)
         freed = has.owner == entry.owner or (has.kind, has.value, has.owner) in given_up
