@@ -6,11 +6,14 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 from typing import Any
 
+import pytest
+
+from reconciler.errors import SpecError
 from reconciler.execution.engine import Request, decide
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Retry
-from reconciler.model.observed import Unknown
+from reconciler.model.observed import ImageFacts, Unknown
 from reconciler.model.plan import ChangeElements, RemoveTap, StartVm
 from reconciler.planning.bounds.guards import UNATTENDED
 from reconciler.planning.documents.render import SourceInfo
@@ -331,3 +334,15 @@ def test_what_cannot_go_before_its_next_try_gives_its_prefix_to_nobody() -> None
     world.apply(after)
     assert world.plan(after).is_empty
     assert world.allocations["prefix", wanted].resource == "network/acme/back"
+
+
+def test_a_wrong_rename_deletes_nothing_also_when_its_vm_cannot_be_resolved() -> None:
+    """`b` says it was `a`, both are on record, and the image cannot be read: `a` is not gone."""
+    world = World()
+    world.apply(of(a=LAN, b=LAN))
+    rows = documents({"b": LAN})
+    rows[-1]["metadata"]["renamedFrom"] = "a"
+    world.images["minimal"] = ImageFacts(problem="it cannot be read", hint="put it there")
+    request = Request(fleet_of(rows), SourceInfo("specs"), strict=False)
+    with pytest.raises(SpecError):
+        decide(request, world.observed(), world.ledger())

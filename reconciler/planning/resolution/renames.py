@@ -17,7 +17,7 @@ from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.specs import AnyDocument
 from reconciler.planning.findings import Finding
 
-_PATH = ("metadata", "renamedFrom")
+RENAMED_FROM = ("metadata", "renamedFrom")
 
 
 def all_documents(fleet: Fleet) -> Iterator[AnyDocument]:
@@ -55,10 +55,10 @@ def check_renames(fleet: Fleet, renamed: Iterable[AnyDocument]) -> Iterator[Find
             continue
         if any(source in part for part in parts):
             hint = "remove renamedFrom if the rename is done, else remove the old document"
-            yield Finding(document.address, _PATH, f"{source} is declared still", hint)
+            yield Finding(document.address, RENAMED_FROM, f"{source} is declared still", hint)
         elif source in claimed:
             message = f"{claimed[source]} is renamed from {source} as well"
-            yield Finding(document.address, _PATH, message, "only one can be")
+            yield Finding(document.address, RENAMED_FROM, message, "only one can be")
         else:
             claimed[source] = document.address
 
@@ -88,7 +88,7 @@ def renames_of(
         if address in ledger.managed:
             message = f"{old} is still managed here beside {address}, which is another resource"
             hint = f"remove renamedFrom if {old} is to be deleted"
-            findings.append(Finding(address, _PATH, message, hint))
+            findings.append(Finding(address, RENAMED_FROM, message, hint))
             continue
         moves[address] = old
     moves.update(list(_left_behind(tenants, ledger, moves)))

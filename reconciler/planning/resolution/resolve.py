@@ -31,7 +31,7 @@ from reconciler.model.specs import (
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
 from reconciler.planning.resolution.claims import Claims
-from reconciler.planning.resolution.renames import all_documents, renamed, renames_of
+from reconciler.planning.resolution.renames import RENAMED_FROM, all_documents, renamed, renames_of
 from reconciler.planning.resolution.vms import resolve_vms
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
@@ -58,8 +58,13 @@ class Resolution:
 
     @property
     def is_usable(self) -> bool:
-        """All that is wrong concerns resources that were left out."""
-        return all(finding.resource in self.unresolved for finding in self.findings)
+        """All that is wrong concerns resources that were left out; a wrong rename concerns what it
+        names as well, which would count as gone.
+        """
+        return all(
+            finding.resource in self.unresolved and finding.path != RENAMED_FROM
+            for finding in self.findings
+        )
 
 
 def resolve(
