@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
+from reconciler.model.security import PROFILES, InterfacePolicy
 
 GATEWAY = "fe80::1"
 # The host's side of every tap: a fixed MAC (locally administered), so that a guest whose tap
@@ -47,7 +48,9 @@ class Port:
     ``tap``: link name; ``alias``: who it belongs to, in full; ``zone``: the network's number
     in the firewall; ``addresses``: the guest's addresses, each with a /128 route and a
     permanent neighbour; ``link_local``: the guest's one EUI-64 link-local address; ``uid``: the
-    interface's identity, which a rename of VM or network does not change.
+    interface's identity, which a rename of VM or network does not change; ``policy``: what it may
+    send and receive; ``segment``: the number that rules between networks know it by, its zone
+    unless rules select VMs by label; ``delegated``: whole /64 prefixes behind the guest.
     """
 
     tap: str
@@ -59,6 +62,14 @@ class Port:
     link_local: str
     uid: str = ""
     mtu: int = MTU
+    policy: InterfacePolicy = PROFILES["high"]
+    segment: int = 0
+    delegated: tuple[str, ...] = ()
+
+    @property
+    def rules_zone(self) -> int:
+        """The number that rules between networks know this interface by."""
+        return self.segment or self.zone
 
 
 @dataclass(frozen=True, slots=True)
