@@ -1,29 +1,76 @@
 """The per-VM facts of the firewall: which elements of which set or map a port needs.
 
-The rules themselves are a template loaded once (``network.firewall``); their number does
-not depend on the number of VMs. Shared by planning (to compare) and network (to load).
+The rules themselves are a template loaded once (``network.ruleset``); their number does not
+depend on the number of VMs. Shared by planning (to compare) and network (to load).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reconciler.model.ip6 import address_number
 from reconciler.model.resolved import Port
+from reconciler.model.security import HEADER_NUMBERS
 
 TABLE = "metald"
 FAMILY = "inet"
 # There only while a verification runs (or was killed): what its packets end in.
 VERIFY_TABLE = "metald_verify"
 TABLES = (TABLE, VERIFY_TABLE)
-# Who may open traffic to whom: (zone of the source, class of the target, protocol, ports).
+# Who may open traffic to whom: (segment of the source, class of the target, protocol, ports).
 ALLOW = "allow"
+# Beyond an uplink: (segment of the guest, prefix out there, protocol, ports).
+EGRESS, INGRESS = "egress", "ingress"
+TAPS, DROPS, RECENT = "taps", "drops", "recent"
+# Distinct limits of connections: a chain and a set each, no element of the kernel's.
+TIERS, CONNECTIONS = "tiers", "connections"
+# Sets whose elements carry the rate above which packets are dropped.
+RATES: Final = (
+    "rate_packets_from", "rate_packets_to", "rate_neighbours", "rate_echo", "rate_errors",
+    "rate_multicast", "rate_advertisements",
+)  # fmt: skip
+_LEAST_BURST: Final = 5  # nft's own default, in packets
+
+
+class Control(NamedTuple):
+    """One control as drops are counted: ``what`` it stops; of packets ``to_guest``, or from it."""
+
+    name: str
+    what: str
+    to_guest: bool = False
+
+
+# A control's number is its place here, from 1: append only.
+CONTROLS: Final = (
+    Control("not_ipv6", "IPv4 from a guest"),
+    Control("fragment", "fragments from a guest"),
+    Control("extension", "extension headers from a guest"),
+    Control("chain", "too many extension headers, or too long ones"),
+    Control("raguard", "router advertisements and redirects from a guest"),
+    Control("dhcpv6", "DHCPv6 server replies from a guest"),
+    Control("spoof", "sources a guest does not hold"),
+    Control("spoof_nd", "neighbour discovery for addresses a guest does not hold"),
+    Control("reverse_path", "sources that are not routed back to the guest"),
+    Control("bogon", "addresses that the Internet does not route"),
+    Control("host", "guests reaching for the host"),
+    Control("tenant", "guests reaching beyond what rules allow"),
+    Control("outside", "others reaching for a guest", to_guest=True),
+    Control("connections", "more connections than a guest may open"),
+    Control("rate_packets", "more packets than a guest may send"),
+    Control("rate_packets_to", "more packets than a guest may get", to_guest=True),
+    Control("rate_neighbour", "more neighbour discovery than a guest may send"),
+    Control("rate_echo", "more echo than a guest may send"),
+    Control("rate_error", "more ICMPv6 errors than a guest may send"),
+    Control("rate_multicast", "more multicast than a guest may send"),
+    Control("isolated", "an isolated guest's packets"),
+    Control("isolated_to", "packets for an isolated guest", to_guest=True),
+)
 
 
 class Element(NamedTuple):
-    """One element: the set's or map's name, the parts of its key, a map's value.
+    """One element: the set's or map's name, the parts of its key, a map's value or a limit.
 
     Key parts are in nftables' own canonical spelling (lower case, compressed IPv6). A tuple: every
     VM has several, and sets of them are compared at every look.
@@ -40,34 +87,114 @@ def zone_class(zone: int) -> str:
 
 
 def allow_element(source_zone: int, target_zone: int, protocol: str, ports: str) -> Element:
-    """Lets one network open traffic to another; ``protocol`` and ``ports`` as nft lists them."""
+    """Lets one segment open traffic to another; ``protocol`` and ``ports`` as nft lists them."""
     return Element(ALLOW, (str(source_zone), zone_class(target_zone), protocol, ports))
 
 
 def port_elements(port: Port) -> frozenset[Element]:
-    """The elements that bind one port's sources and place it in its network's zone.
+    """All that the rules need to know of one port: where it belongs, what it may send and be sent.
 
-    ``taps``: which links are ours. ``zone_of`` and ``class_of``: link → zone, twice because a
-    mark and a priority are of different types. ``bound``: which (link, MAC, address) may send.
-    ``targets``: the same for the target of neighbour discovery, written as a number because nft
-    reads it as raw payload. ``members``: which address is in which zone.
+    An interface without any of these elements sends nothing (templates/nftables/metald.nft).
     """
-    tap, mac, zone = port.tap, port.mac, str(port.zone)
-    elements = [
-        Element("taps", (tap,)),
-        Element("zone_of", (tap,), zone),
-        Element("class_of", (tap,), zone_class(port.zone)),
-    ]
+    found = {*_placed(port), *_sources(port), *_targets(port), *_headers(port), *_switches(port)}
+    return frozenset({*found, *_rates(port), *_connections(port)})
+
+
+def _placed(port: Port) -> Iterator[Element]:
+    tap, zone, segment = port.tap, str(port.zone), port.rules_zone
+    yield Element(TAPS, (tap,))
+    yield Element("zone_of", (tap,), zone)
+    yield Element("segment_of", (tap,), str(segment))
+    yield Element("class_of", (tap,), zone_class(segment))
+    if port.policy.intra_network:
+        for address in port.addresses:
+            yield Element("members", (zone, address))
+        for prefix in port.delegated:
+            yield Element("member_prefixes", (zone, _upper(prefix)))
+
+
+def _sources(port: Port) -> Iterator[Element]:
+    tap, policy = port.tap, port.policy
+    yield Element("macs", (tap, port.mac)) if policy.source_mac else Element("any_mac", (tap,))
+    if policy.source_address == "off":
+        yield Element("any_source", (tap,))
     for address in (*port.addresses, port.link_local):
-        elements.append(Element("bound", (tap, mac, address)))
-        elements.append(Element("targets", (tap, mac, _hex(address))))
-    elements += [Element("members", (zone, address)) for address in port.addresses]
-    return frozenset(elements)
+        yield Element("sources", (tap, address))
+        if policy.source_address == "prefix":
+            yield Element("source_prefixes", (tap, _upper(address)))
+    for prefix in port.delegated:
+        yield Element("source_prefixes", (tap, _upper(prefix)))
+
+
+def _targets(port: Port) -> Iterator[Element]:
+    # Written as numbers: nft reads the target of neighbour discovery as raw payload.
+    for address in (*port.addresses, port.link_local):
+        yield Element("targets", (port.tap, _hex(address)))
+        if port.policy.source_address == "prefix":
+            yield Element("target_prefixes", (port.tap, _upper(address)))
+
+
+def _headers(port: Port) -> Iterator[Element]:
+    for header in port.policy.headers:
+        yield Element("may", (port.tap, str(HEADER_NUMBERS[header])))
+    for count in range(1, port.policy.max_chain + 1 if port.policy.headers else 1):
+        yield Element("chains", (port.tap, str(1 << count)))
+
+
+def _switches(port: Port) -> Iterator[Element]:
+    tap, policy = port.tap, port.policy
+    lifted = {
+        "any_route": not policy.reverse_path,
+        "any_scope": not policy.block_bogons,
+        "unguarded": not policy.ra_guard,
+        "solicitors": policy.slaac,
+        "dhcp_servers": policy.dhcpv6,
+        "denies_logged": policy.logging == "denies",
+    }
+    for name, holds in lifted.items():
+        if holds:
+            yield Element(name, (tap,))
+    for router in policy.allowed_routers if policy.ra_guard else ():
+        yield Element("advertisers", (tap, router))
+
+
+def _rates(port: Port) -> Iterator[Element]:
+    tap, policy = port.tap, port.policy
+    if policy.packets_per_second is not None:
+        packets = rate(policy.packets_per_second, policy.burst)
+        yield Element("rate_packets_from", (tap,), packets)
+        yield Element("rate_packets_to", (tap,), packets)
+    yield Element("rate_neighbours", (tap,), rate(policy.neighbor_per_second))
+    yield Element("rate_echo", (tap,), rate(policy.echo_per_second))
+    yield Element("rate_errors", (tap,), rate(policy.error_per_second))
+    yield Element("rate_multicast", (tap,), rate(policy.multicast_per_second))
+    if policy.allowed_routers:
+        minutely = policy.advertisements_per_minute
+        yield Element("rate_advertisements", (tap,), rate(minutely, per="minute"))
+
+
+def rate(packets: int, burst: int | None = None, *, per: str = "second") -> str:
+    """A limit as nft lists it: ``10000/second burst 1000``; the burst is half of it unless told."""
+    burst = packets // 2 if burst is None else burst
+    return f"{packets}/{per} burst {max(burst, _LEAST_BURST)}"
+
+
+def _connections(port: Port) -> Iterator[Element]:
+    limit = port.policy.connections
+    if limit is not None:
+        yield Element(CONNECTIONS, (port.tap,), f"jump connections_{limit}")
+        yield Element(TIERS, (str(limit),))
 
 
 @lru_cache(maxsize=1 << 16)
 def _hex(address: str) -> str:
     return f"{address_number(address):#x}"
+
+
+@lru_cache(maxsize=1 << 16)
+def _upper(prefix: str) -> str:
+    """The first 64 bits of an address or prefix as nft lists raw payload."""
+    return f"{address_number(prefix.partition('/')[0]) >> 64:#x}"
 
 
 def elements_of(ports: Iterable[Port]) -> frozenset[Element]:

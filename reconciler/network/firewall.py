@@ -7,59 +7,48 @@ of our rules shows, whatever the nft version prints.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from reconciler import commands, resources
+from reconciler import commands
 from reconciler.errors import MetaldError, UnknownStateError
-from reconciler.model.firewall import ALLOW, FAMILY, TABLE, TABLES, Element
+from reconciler.model.firewall import (
+    ALLOW,
+    CONNECTIONS,
+    DROPS,
+    EGRESS,
+    FAMILY,
+    INGRESS,
+    RATES,
+    TABLE,
+    TABLES,
+    TAPS,
+    TIERS,
+    Element,
+)
+from reconciler.network import ruleset
+from reconciler.network.listing import Listing, parse_listing, without_ours
 
 _LISTED = frozenset({0, 1})
-_VOLATILE = frozenset({"handle", "elem", "packets", "bytes"})
-_CONTAINERS = frozenset({"set", "map"})
-_MOVING = frozenset({"dynamic", "timeout"})
-# What a verification leaves for a while (`network.probing`): nobody's fact, and gone by itself.
-_PASSING = frozenset({"probes", "stopped"})
+# Sets of intervals, whose last part is a range of ports.
+_PORTS_LAST = frozenset({ALLOW, EGRESS, INGRESS})
+# All others' keys begin with the name of a link, which nft wants quoted.
+_WITHOUT_LINK = _PORTS_LAST | {"members", "member_prefixes", "own_prefixes", "guest_services"}
 # Key parts per container, and whether a value follows: what an element of ours looks like.
 _SHAPES: Mapping[str, tuple[int, bool]] = {
-    "taps": (1, False),
-    "zone_of": (1, True),
-    "class_of": (1, True),
-    "bound": (3, False),
-    "targets": (3, False),
-    "members": (2, False),
-    "allow": (4, False),
+    **dict.fromkeys((TAPS, "any_mac", "any_source", "any_route", "any_scope"), (1, False)),
+    **dict.fromkeys(("isolated", "unguarded", "solicitors", "dhcp_servers"), (1, False)),
+    **dict.fromkeys(("denies_logged", "uplinks", "masqueraded", "own_prefixes"), (1, False)),
+    **dict.fromkeys(("zone_of", "segment_of", "class_of", CONNECTIONS, *RATES), (1, True)),
+    **dict.fromkeys(("macs", "sources", "source_prefixes", "targets"), (2, False)),
+    **dict.fromkeys(("target_prefixes", "advertisers", "may", "chains"), (2, False)),
+    **dict.fromkeys(("members", "member_prefixes", "guest_services"), (2, False)),
+    **dict.fromkeys(_PORTS_LAST, (4, False)),
+    TIERS: (1, False),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What nft says of our table; ``digest`` None when there is none.
-
-    ``settled``: only a transaction changes these elements, no packet and no clock.
-    """
-
-    digest: str | None
-    elements: frozenset[Element]
-    counters: Mapping[str, int]
-    settled: bool = True
-
-
-@lru_cache(maxsize=1)
-def template() -> str:
-    """The text of our rules as shipped."""
-    path = resources.data_folder("templates") / "nftables" / "metald.nft"
-    return path.read_text(encoding="utf-8")
-
-
-def template_digest() -> str:
-    """Identifies the rules this version loads."""
-    return hashlib.blake2b(template().encode(), digest_size=8).hexdigest()
 
 
 async def _nft(*words: str, script: str = "", listed: bool = False) -> commands.Completed:
@@ -87,58 +76,6 @@ async def list_table() -> Listing:
         raise UnknownStateError(f"nft's listing cannot be understood: {error!r}") from error
 
 
-def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
-    """Digest, elements and counters of a ``nft -j list table`` document."""
-    stable: list[Any] = []
-    elements: set[Element] = set()
-    counters: dict[str, int] = {}
-    settled = True
-    for entry in entries:
-        kind, body = next(iter(entry.items()))
-        if kind == "metainfo":
-            continue
-        stable.append((kind, _without_volatile(body)))
-        if kind == "counter":
-            counters[body["name"]] = body["packets"]
-        if kind in _CONTAINERS and body["name"] not in _PASSING:
-            elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
-            settled = settled and not _MOVING.intersection(body.get("flags", ()))
-    text = json.dumps(stable, sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return Listing(digest, frozenset(elements), counters, settled)
-
-
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE}
-    if isinstance(value, list):
-        return [_without_volatile(entry) for entry in value]
-    return value
-
-
-def _element(container: str, raw: Any) -> Element:
-    """An element as nft writes it: a scalar, a concat, or a [key, value] pair for maps."""
-    if isinstance(raw, list):
-        key, value = raw
-        return Element(container, _parts(key), str(value))
-    return Element(container, _parts(raw))
-
-
-def _parts(key: Any) -> tuple[str, ...]:
-    if isinstance(key, dict) and "elem" in key:
-        key = key["elem"]["val"]
-    if isinstance(key, dict):
-        return tuple(_part(part) for part in key["concat"])
-    return (str(key),)
-
-
-def _part(part: Any) -> str:
-    if isinstance(part, dict) and "range" in part:
-        low, high = part["range"]
-        return f"{low}-{high}"
-    return str(part)
-
-
 async def load(elements: frozenset[Element]) -> None:
     """Replace the table by the template with these elements, in one transaction.
 
@@ -150,8 +87,8 @@ async def load(elements: frozenset[Element]) -> None:
         [
             f"table {FAMILY} {TABLE}",
             f"delete table {FAMILY} {TABLE}",
-            template(),
-            *_element_commands("add", kept),
+            ruleset.template(),
+            *element_commands("add", kept),
         ]
     )
     await _nft("-f", "-", script=script)
@@ -181,7 +118,8 @@ def change_of(
 ) -> Change:
     """What makes of ``elements`` those wanted; those already so are left alone.
 
-    A map's key that has another value is replaced by an addition and left alone by a removal.
+    A map's key that has another value is replaced by an addition and left alone by a removal; so
+    is a limit that a link still goes by: whichever step of many goes last takes it away.
     """
     named = {(entry.container, entry.key) for entry in (*add, *remove)}
     present = {key: entry for entry in elements if (key := (entry.container, entry.key)) in named}
@@ -189,59 +127,83 @@ def change_of(
     # As they are now, each once: nft refuses to delete a key twice in one transaction.
     old = {entry for entry in remove if present.get((entry.container, entry.key)) == entry}
     old |= {present[key] for entry in new if (key := (entry.container, entry.key)) in present}
-    script = "\n".join([*_element_commands("delete", old), *_element_commands("add", new)])
-    return Change(script, (elements - old) | frozenset(new))
+    after = (elements - old) | frozenset(new)
+    used = _tiers_used(after) if any(entry.container == TIERS for entry in old) else frozenset()
+    old -= used
+    script = "\n".join([*element_commands("delete", old), *element_commands("add", new)])
+    return Change(script, after | used)
 
 
-async def carry_out(change: Change) -> None:
-    """Run the transaction. Raises MetaldError; nothing changed then."""
+def _tiers_used(elements: frozenset[Element]) -> frozenset[Element]:
+    return frozenset(
+        Element(TIERS, (entry.value.rpartition("_")[2],))
+        for entry in elements
+        if entry.container == CONNECTIONS
+    )
+
+
+async def carry_out(change: Change, links_gone: frozenset[str] = frozenset()) -> None:
+    """Run the transaction; what was counted for ``links_gone`` goes with it.
+
+    Raises MetaldError; nothing changed then.
+    """
     if change.script:
-        await _nft("-f", "-", script=change.script)
+        counted = await _counted(links_gone) if links_gone else ""
+        await _nft("-f", "-", script=f"{change.script}\n{counted}")
 
 
-def _element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
-    """``add element …`` lines, one per container, in a fixed order."""
-    by_container: dict[str, list[str]] = defaultdict(list)
+async def _counted(links: frozenset[str]) -> str:
+    """Commands that forget what was dropped of links."""
+    done = await _nft("-j", "list", "set", FAMILY, TABLE, DROPS)
+    found = parse_listing(json.loads(done.stdout)["nftables"]).drops
+    keys = [f'"{link}" . {control}' for link, control in sorted(found) if link in links]
+    return f"delete element {FAMILY} {TABLE} {DROPS} {{ {', '.join(keys)} }}\n" if keys else ""
+
+
+def links_without(change: Iterable[Element]) -> frozenset[str]:
+    """Links that are ours no more once these elements are removed."""
+    return frozenset(element.key[0] for element in change if element.container == TAPS)
+
+
+def element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
+    """``add element …`` lines, one per container, in a fixed order: what is jumped to is declared
+    before, and taken away after, who jumps there.
+    """
+    by_container: dict[str, list[Element]] = defaultdict(list)
     for element in sorted(elements):
-        key = " . ".join(_quoted(part, index) for index, part in enumerate(_spelled(element)))
-        value = f" : {element.value}" if element.value and verb == "add" else ""
-        by_container[element.container].append(key + value)
-    return [
-        f"{verb} element {FAMILY} {TABLE} {container} {{ {', '.join(texts)} }}"
-        for container, texts in by_container.items()
+        by_container[element.container].append(element)
+    tiers = [element.key[0] for element in by_container.pop(TIERS, ())]
+    lines = [
+        f"{verb} element {FAMILY} {TABLE} {container} "
+        f"{{ {', '.join(_spelled(verb, element) for element in some)} }}"
+        for container, some in by_container.items()
     ]
+    if verb == "add":
+        return [*map(ruleset.tier_commands, tiers), *lines]
+    return [*lines, *map(ruleset.tier_removal, tiers)]
 
 
-def _spelled(element: Element) -> tuple[str, ...]:
-    """The key as nft must read it. A single port goes as a range: without its end, the kernel
+def _spelled(verb: str, element: Element) -> str:
+    """An element as nft must read it. A single port goes as a range: without its end, the kernel
     adds such an element of an interval set, and then does not find it to delete it.
     """
-    last = element.key[-1]
-    if element.container != ALLOW or "-" in last:
-        return element.key
-    return (*element.key[:-1], f"{last}-{last}")
-
-
-def _quoted(part: str, index: int) -> str:
-    # Link names come first in every key that has one; nft wants them quoted.
-    return f'"{part}"' if index == 0 and not part.isdigit() else part
+    key = list(element.key)
+    if element.container in _PORTS_LAST and "-" not in key[-1]:
+        key[-1] = f"{key[-1]}-{key[-1]}"
+    if element.container not in _WITHOUT_LINK:
+        key[0] = f'"{key[0]}"'
+    text = " . ".join(key)
+    if verb != "add" or not element.value:
+        return text
+    if element.container not in RATES:
+        return f"{text} : {element.value}"
+    return f"{text} limit rate over {element.value} packets"
 
 
 async def foreign_tables() -> list[Mapping[str, Any]]:
     """Everything of every other table, handles and counters left out. For doctor and tests."""
     done = await _nft("-j", "list", "ruleset")
-    entries = json.loads(done.stdout)["nftables"]
-    return [
-        _without_volatile(entry)
-        for entry in entries
-        if "metainfo" not in entry and not _is_ours(entry)
-    ]
-
-
-def _is_ours(entry: Mapping[str, Any]) -> bool:
-    kind, body = next(iter(entry.items()))
-    name = body.get("name") if kind == "table" else body.get("table")
-    return bool(name in TABLES and body.get("family") == FAMILY)
+    return without_ours(json.loads(done.stdout)["nftables"], FAMILY, TABLES)
 
 
 async def foreign_forward_chains() -> list[str]:

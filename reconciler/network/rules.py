@@ -17,6 +17,7 @@ from reconciler.model.firewall import TABLE, Element
 from reconciler.model.observed import FirewallState
 from reconciler.network import firewall
 from reconciler.network.generation import generation
+from reconciler.network.ruleset import template_digest
 
 # How long rules that nobody changed count as listed, in seconds: the kernel's number begins
 # again with its module, and might then come to the same number.
@@ -67,7 +68,7 @@ class Rules:
         present = known.state if known is not None else await self._list()
         known, self._known = self._known, None
         change = firewall.change_of(add, remove, present.elements)
-        await firewall.carry_out(change)
+        await firewall.carry_out(change, firewall.links_without(remove))
         if known is None:
             return
         number = known.generation + bool(change.script)
@@ -86,7 +87,7 @@ class Rules:
         self._known = None
         before, now = generation(), self._clock()
         listing = await firewall.list_table()
-        state = FirewallState(firewall.template_digest(), listing.digest, listing.elements)
+        state = FirewallState(template_digest(), listing.digest, listing.elements)
         if before is not None and before == generation() and listing.settled:
             self._known = _Known(before, now, state)
         return state

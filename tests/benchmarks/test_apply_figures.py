@@ -26,7 +26,7 @@ from reconciler.model.firewall import elements_of
 from reconciler.model.fleet import Fleet
 from reconciler.model.observed import NetworkState
 from reconciler.model.resolved import GATEWAY_MAC, Port, link_alias
-from reconciler.network import firewall
+from reconciler.network import firewall, ruleset
 from reconciler.network.kernel import KernelNetwork
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.planning.documents.render import SourceInfo
@@ -130,8 +130,8 @@ def port(number: int) -> Port:
 
 
 def rules_text(ports: Sequence[Port]) -> str:
-    elements = firewall._element_commands("add", elements_of(ports))
-    return "\n".join([firewall.template(), *elements])
+    elements = firewall.element_commands("add", elements_of(ports))
+    return "\n".join([ruleset.template(), *elements])
 
 
 def ip_lines(entry: Port) -> str:

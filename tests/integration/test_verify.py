@@ -137,7 +137,7 @@ def test_breaks_by_hand_are_named_exactly_and_no_guest_sees_a_packet(
             [["delete", *entry, element(host, "tcp")], ["add", *entry, stray]],
             {(FRONT, BACK), (FRONT, APP)},
         ),
-        ([["flush", "set", "inet", "metald", "bound"]], {(FRONT, FRONT), (FRONT, BACK)}),
+        ([["flush", "set", "inet", "metald", "sources"]], {(FRONT, FRONT), (FRONT, BACK)}),
         ([["insert", "rule", "inet", "metald", "forward", "accept"]], crossing),
         ([["delete", "table", "inet", "metald"]], crossing | {(a, "host") for a in sources}),
     ]

@@ -6,7 +6,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv6Address
 
@@ -147,6 +147,23 @@ def extended(source: str, target: str, data: bytes, *, header: int) -> bytes:
     return ipv6(
         source, target, bytes([UDP, 0]) + padding + udp(source, target, data), header=header
     )
+
+
+def chained(source: str, target: str, data: bytes, headers: Sequence[tuple[int, int]]) -> bytes:
+    """A UDP packet behind extension headers, each given by number and length in octets; a
+    fragment header is that of a whole packet (RFC 6946).
+    """
+    body, following = udp(source, target, data), UDP
+    for number, length in reversed(headers):
+        if number == FRAGMENT:
+            head = bytes([following, 0]) + struct.pack("!HI", 0, 7)
+        elif number == ROUTING:  # of type 0, no segment left
+            head = bytes([following, length // 8 - 1]) + bytes(length - 2)
+        else:
+            padding = b"\x01" + bytes([length - 4]) + bytes(length - 4)  # one PadN option
+            head = bytes([following, length // 8 - 1]) + padding
+        body, following = head + body, number
+    return ipv6(source, target, body, header=following)
 
 
 def solicit(source: str, target: str) -> bytes:

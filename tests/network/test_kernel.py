@@ -288,7 +288,7 @@ class TestFirewall:
         async def body() -> None:
             network = KernelNetwork()
             await raised(network, ONE)
-            wrong = frozenset({Element("bound", ("t1", "no MAC", "fd00::1"))})
+            wrong = frozenset({Element("macs", ("t1", "no MAC"))})
             with pytest.raises(MetaldError):
                 await network.change_elements(wrong | port_elements(TWO), port_elements(ONE))
             assert (await network.observe()).firewall.elements == port_elements(ONE)

@@ -291,7 +291,7 @@ def test_duplicate_detection_for_a_foreign_address_is_dropped(inside: InNamespac
         front, peer, _ = three
         packet = solicit("::", peer.address)
         front.send(packet, to=multicast_mac(solicited_node(peer.address)))
-        assert await drops() == {"drop_spoof": 1}
+        assert await drops() == {"drop_spoof_nd": 1}
 
     with_guests(inside, body)
 

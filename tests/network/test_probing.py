@@ -125,7 +125,7 @@ def three() -> tuple[Shot, Shot, Shot]:
         ("flush chain inet metald forward_guest", set(), set()),
         ("insert rule inet metald input accept", {1}, {3}),
         ("insert rule inet metald forward drop", set(), set()),
-        ("flush set inet metald bound", set(), set()),
+        ("flush set inet metald sources", set(), set()),
         ("flush map inet metald zone_of", set(), set()),
         ("delete table inet metald", {1, 2}, {3}),
         ("flush ruleset", {1, 2}, {3}),

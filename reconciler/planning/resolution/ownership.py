@@ -8,10 +8,21 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 
 from reconciler.model import identity
-from reconciler.model.firewall import ALLOW, Element, zone_class
+from reconciler.model.firewall import (
+    ALLOW,
+    CONNECTIONS,
+    EGRESS,
+    INGRESS,
+    TIERS,
+    Element,
+    zone_class,
+)
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, TapState, Unknown
 from reconciler.model.resolved import ALIAS_PREFIX
+
+_MEMBERS = frozenset({"members", "member_prefixes"})
+_RULES = frozenset({ALLOW, EGRESS, INGRESS})
 
 
 def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
@@ -51,12 +62,14 @@ def elements_about(taps: AbstractSet[str], elements: AbstractSet[Element]) -> fr
     if not taps:
         return frozenset()
     own = {element for element in elements if taps & set(element.key)}
-    zones = {element.value for element in own if element.container == "zone_of"}
-    classes = {zone_class(int(zone, 0)) for zone in zones}
-    addresses = {element.key[2] for element in own if element.container == "bound"}
+    marks = {entry.value for entry in own if entry.container in {"zone_of", "segment_of"}}
+    marks |= {zone_class(int(mark, 0)) for mark in marks}
+    addresses = {entry.key[1] for entry in own if entry.container == "sources"}
+    tiers = {entry.value.rpartition("_")[2] for entry in own if entry.container == CONNECTIONS}
     return frozenset(own) | {
         element
         for element in elements
-        if (element.container == "members" and (zones | addresses) & set(element.key))
-        or (element.container == ALLOW and (zones | classes) & set(element.key[:2]))
+        if (element.container in _MEMBERS and (marks | addresses) & set(element.key))
+        or (element.container in _RULES and marks & set(element.key[:2]))
+        or (element.container == TIERS and element.key[0] in tiers)
     }

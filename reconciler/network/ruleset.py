@@ -1,0 +1,80 @@
+"""The text of our rules: the template with its constants, and what is added per distinct limit.
+
+Pure but for reading the template that is shipped. Called by ``network.firewall``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reconciler import resources
+from reconciler.model.firewall import CONTROLS, FAMILY, RATES, TABLE
+from reconciler.model.security import HEADER_NUMBERS
+
+# Extension headers as the kernel and RFC 7045 list them, without the experimental ones; ESP hides
+# what is behind it and counts as a payload. Authentication (51) counts its length in other units
+# and can never be allowed.
+EXTENSION_HEADERS: Final = tuple(sorted({*HEADER_NUMBERS.values(), 51}))
+# Where a header can begin: behind the 40 octets of IPv6's own, every 8. Ten of them: as deep as
+# the kernel lets chains go on (NFT_JUMP_STACK_SIZE, 16), and more than maxChain of the smallest.
+HEADER_OFFSETS: Final = tuple(range(40, 40 + 8 * 10, 8))
+# IANA's special-purpose addresses that no packet on the Internet has, but 2001:db8::/32: tenants
+# may have prefixes of it, which is told as a warning.
+BOGONS: Final = (
+    "::/127", "::ffff:0:0/96", "64:ff9b:1::/48", "100::/64", "2001::/32", "2001:2::/48",
+    "2001:10::/28", "3ffe::/16", "5f00::/16", "fec0::/10",
+)  # fmt: skip
+_DROPS_SIZE: Final = 65535 * 4
+
+
+def connection_limit(number: int) -> str:
+    """Declarations of one limit: a chain to jump to and the set that counts.
+
+    ``number`` connections that a guest has opened, kept per link by the kernel.
+    """
+    name = f"connections_{number}"
+    return (
+        f"\tset {name} {{ type ifname; size 65535; flags dynamic; }}\n"
+        f"\tchain {name} {{\n"
+        f"\t\tadd @{name} {{ iifname ct count over {number} }} goto drop_connections\n"
+        f"\t}}"
+    )
+
+
+@lru_cache(maxsize=1)
+def template() -> str:
+    """The text of our rules as this version loads them, without any element."""
+    folder = resources.data_folder("templates") / "nftables"
+    environment = Environment(  # noqa: S701 - nft reads it, no browser
+        loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=False
+    )
+    return environment.get_template("metald.nft").render(
+        controls=CONTROLS,
+        rates=RATES,
+        bogons=BOGONS,
+        extension_headers=EXTENSION_HEADERS,
+        fragment=HEADER_NUMBERS["fragment"],
+        offsets=HEADER_OFFSETS,
+        drops_size=_DROPS_SIZE,
+        connection_limit=connection_limit,
+    )
+
+
+def template_digest() -> str:
+    """Identifies the rules this version loads."""
+    return hashlib.blake2b(template().encode(), digest_size=8).hexdigest()
+
+
+def tier_commands(number: str) -> str:
+    """Adds the declarations of one limit to a table that is there."""
+    return f"table {FAMILY} {TABLE} {{\n{connection_limit(int(number))}\n}}"
+
+
+def tier_removal(number: str) -> str:
+    """Takes them away: nobody may jump there any more."""
+    name = f"{FAMILY} {TABLE} connections_{number}"
+    return f"flush chain {name}\ndelete chain {name}\ndelete set {name}"
