@@ -127,12 +127,12 @@ async def run_async(
     timeout_s: float = 30.0,
     expected: frozenset[int] = frozenset({0}),
     keep: Sequence[int] = (),
-    own_group: bool = False,
 ) -> Completed:
     """``run`` for asyncio callers; cancelling it kills the program and reaps it.
 
-    Descriptors in ``keep`` are inherited at their own numbers. ``own_group``: the program
-    leads a process group, and what ends it early (deadline, cancelling) ends the whole group.
+    Descriptors in ``keep`` are inherited at their own numbers. The program has a session of its
+    own: a Ctrl-C in the terminal is ours to answer, and what ends the program early (deadline,
+    cancelling) ends its whole group.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -141,7 +141,7 @@ async def run_async(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             pass_fds=tuple(keep),
-            start_new_session=own_group,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise MetaldError(f"the program {argv[0]} is not installed") from error
@@ -158,7 +158,7 @@ async def run_async(
         ) from error
     finally:
         if not ended:
-            await _kill(process, own_group=own_group)
+            await _kill(process)
     code = process.returncode if process.returncode is not None else -1
     completed = Completed(
         tuple(argv), code, out.decode(errors="replace"), err.decode(errors="replace")
@@ -168,17 +168,14 @@ async def run_async(
     return completed
 
 
-async def _kill(process: asyncio.subprocess.Process, *, own_group: bool) -> None:
-    """End a program that is not done, and reap it.
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End a program that is not done, with its group, and reap it.
 
     Its group is ended also when the program itself is gone: somebody in it still holds a
     stream, and while the group has a member, its number names no other (credentials(7)).
     """
-    if own_group:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    elif process.returncode is None:
-        process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     # What escaped from the group may hold our pipes for ever: let go of our ends of them.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - no public way

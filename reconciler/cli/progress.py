@@ -33,6 +33,7 @@ _STEP_WORDS = {
 }
 _QUIET = frozenset({"ChangeElements", "Retire"})
 _ROWS = 10
+_STOPPING = "stopping: what runs is finished, nothing more is begun; Ctrl-C again leaves at once"
 
 
 class Reporter:
@@ -71,6 +72,8 @@ class Reporter:
         if event["event"] == "resuming":
             for line in event["lines"]:
                 click.echo(f"resuming: {safe(line)}", err=self.as_json)
+        if event["event"] == "stopping":
+            self._print(_STOPPING, err=self.as_json)
         if self.as_json:
             return
         match event["event"]:
@@ -130,9 +133,9 @@ class Reporter:
         if task is not None:
             self._live.remove_task(task)
 
-    def _print(self, line: str) -> None:
+    def _print(self, line: str, *, err: bool = False) -> None:
         if self._live is None:
-            click.echo(line)
+            click.echo(line, err=err)
         else:
             from rich.text import Text  # noqa: PLC0415
 

@@ -59,37 +59,54 @@ async def perform(
     if client is not None:
         async with client:
             ticket = secrets.token_hex(8)
-            with _stopped_by_signals(functools.partial(_ask_to_stop, run.control, ticket)):
+            ask = functools.partial(_ask_to_stop, run.control, ticket)
+            with _stopped_by_signals(ask, on_progress):
                 reply = await client.call(
                     operation, {**arguments, "ticket": ticket}, on_progress=on_progress
                 )
         return {**reply.result, "exitCode": reply.exit_code, "daemon": True}
     with hold(settings) as held:
         operations = held.operations()
-        with _stopped_by_signals(operations.stopping.ask):
+        with _stopped_by_signals(operations.stopping.ask, on_progress):
             reply = await operations.handlers()[operation](arguments, on_progress)
     return {**reply.result, "exitCode": reply.exit_code, "daemon": False}
 
 
 @contextmanager
-def _stopped_by_signals(ask: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM finishes what runs and starts nothing more."""
-    loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+def _stopped_by_signals(ask: Callable[[], None], on_progress: OnProgress) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM finishes what runs and starts nothing more; the next Ctrl-C
+    leaves, and a next SIGTERM ends the process.
 
-    def let_go() -> None:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    Raises KeyboardInterrupt for the second Ctrl-C. It is answered in the loop: Python's own
+    handler would only set a flag that nobody looks at while the loop waits.
+    """
+    loop, left = asyncio.get_running_loop(), False
+    task = asyncio.current_task()
 
     def stop() -> None:
         ask()
-        let_go()  # the second one is the default: at once
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGINT, leave)
+        on_progress({"event": "stopping"})
 
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
+    def leave() -> None:
+        nonlocal left
+        left = True
+        loop.remove_signal_handler(signal.SIGINT)
+        if task is not None:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    loop.add_signal_handler(signal.SIGTERM, stop)
     try:
         yield
+    except asyncio.CancelledError:
+        if left:
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        let_go()
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _ask_to_stop(control: Path, ticket: str) -> None:

@@ -201,9 +201,7 @@ class Notifier:
             self._on_trouble(f"{target.name}: {what}: not delivered: {error}")
 
     async def _run(self, target: CommandTarget, text: str) -> None:
-        await commands.run_async(
-            target.argv, stdin=text, timeout_s=self._conditions.deadline_s, own_group=True
-        )
+        await commands.run_async(target.argv, stdin=text, timeout_s=self._conditions.deadline_s)
 
     async def _post_with_retries(self, target: WebhookTarget, body: bytes) -> None:
         """Raises the error of the last try. All tries carry the same ``Metald-Delivery``."""
