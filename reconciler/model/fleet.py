@@ -19,6 +19,8 @@ class Fleet:
 
     ``frozen_tenants`` are tenants in whose files an error stands: their resources come from
     the last good content and none of them may be deleted (DESIGN.md, bad files).
+    ``interface_uids``: who an interface is, by VM and network, where it comes back as it was
+    (an undo): the names it was derived from may be others' by now.
     """
 
     tenants: Mapping[ResourceAddress, Tenant]
@@ -28,6 +30,7 @@ class Fleet:
     hosts: Mapping[ResourceAddress, Host]
     price_plans: Mapping[ResourceAddress, PricePlan]
     frozen_tenants: frozenset[str] = field(default_factory=frozenset)
+    interface_uids: Mapping[tuple[ResourceAddress, str], str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of resources declared."""

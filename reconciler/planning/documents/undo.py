@@ -5,8 +5,8 @@ Pure. What was drawn (prefixes, addresses) is declared as it was, so that nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of
@@ -46,10 +46,11 @@ def _consistent(
     return {**spec, "interfaces": now} if now != list(before) else spec
 
 
-def fleet_of(remembered: Iterable[Remembered], ledger: Ledger) -> Fleet:
+def fleet_of(remembered: Sequence[Remembered], ledger: Ledger) -> Fleet:
     """The fleet that makes what was remembered so again.
 
-    What has been renamed since is renamed back: its uid tells.
+    What has been renamed since is renamed back: its uid tells. An interface that has gone since
+    comes back as itself, whatever it was called when it was born.
     """
     address_of = {entry.uid: address for address, entry in ledger.managed.items()}
     documents = []
@@ -57,7 +58,16 @@ def fleet_of(remembered: Iterable[Remembered], ledger: Ledger) -> Fleet:
         now = address_of.get(entry.uid, entry.address)
         renamed_from = now.rsplit("/", 1)[1] if now != entry.address else None
         documents.append(document_of(entry.address, entry.spec, renamed_from=renamed_from))
-    return Fleet.of(documents)
+    return replace(Fleet.of(documents), interface_uids=dict(_interface_uids(remembered)))
+
+
+def _interface_uids(
+    remembered: Iterable[Remembered],
+) -> Iterator[tuple[tuple[ResourceAddress, str], str]]:
+    for entry in remembered:
+        for interface in entry.spec.get("interfaces", ()):
+            if "uid" in interface:
+                yield (entry.address, interface["network"]), interface["uid"]
 
 
 def document_of(

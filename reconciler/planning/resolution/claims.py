@@ -50,10 +50,12 @@ class Claims:
             return ()
         return tuple([entry.value for entry in allocations if entry.kind == kind])
 
-    def is_free(self, kind: AllocationKind, value: str) -> bool:
-        """Nobody holds it, held it within the quarantine, or claimed it in this plan."""
+    def is_free(self, kind: AllocationKind, value: str, *, owner: str) -> bool:
+        """Nobody else holds it or held it within the quarantine, and nobody claimed it in this
+        plan: who comes back gets what was its own.
+        """
         key = (kind, value)
-        return key not in self.ledger.taken and key not in self._owners
+        return self.ledger.taken.get(key, owner) == owner and key not in self._owners
 
     def keep(self, kind: AllocationKind, value: str, *, owner: str) -> str:
         """Note that a value stays in use with its owner: another's left-over of it does not."""
@@ -80,7 +82,7 @@ class Claims:
             if entry.kind == kind:
                 return self.keep(kind, entry.value, owner=owner)
         for value in candidates:
-            if self.is_free(kind, value):
+            if self.is_free(kind, value, owner=owner):
                 self.new.append(Allocation(kind, value, owner, resource))
                 self._owners[kind, value] = owner
                 return self.keep(kind, value, owner=owner)

@@ -199,7 +199,7 @@ def _prefix(
     free = (
         str(candidate)
         for candidate in identity.subnets_within(uid, within, length)
-        if not _is_static(work, candidate) and claims.is_free("prefix", str(candidate))
+        if not _is_static(work, candidate) and claims.is_free("prefix", str(candidate), owner=uid)
     )  # fmt: skip
     first = next(free, None)
     if first is None:

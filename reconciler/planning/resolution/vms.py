@@ -157,6 +157,8 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         return None
     uid = recorded_interface_uid(work.ledger, address, network, work.zones)
     if uid is None:
+        uid = work.fleet.interface_uids.get((address, interface.network))
+    if uid is None:
         uid = _new_interface_uid(work, address, interface.network, incarnation)
     claims = work.claims
     guest_address = _guest_address(work, (network, interface), where, uid)
@@ -220,7 +222,8 @@ def _guest_address(
     free = (
         candidate
         for candidate in identity.addresses_within(uid, prefix)
-        if candidate not in work.static_addresses and claims.is_free("address", candidate)
+        if candidate not in work.static_addresses
+        and claims.is_free("address", candidate, owner=uid)
     )
     chosen = next(free, None)
     if chosen is None:

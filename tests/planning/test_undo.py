@@ -1,0 +1,23 @@
+"""What an undo declares: everything as it was, also what was named otherwise when it was born."""
+
+from __future__ import annotations
+
+from reconciler.planning.documents.undo import fleet_of as undone
+from reconciler.planning.documents.undo import remember
+from tests.planning.test_left_alone import document, fleet_of, vm
+from tests.planning.world import World
+
+
+def test_an_interface_that_went_comes_back_as_itself_whatever_its_network_was_called() -> None:
+    tenant, world = document("Tenant", "acme"), World()
+    world.apply(fleet_of([tenant, document("Network", "front", "acme"), vm("a")]))
+    renamed = document("Network", "back", "acme", meta={"renamedFrom": "front"})
+    world.apply(fleet_of([tenant, renamed, vm("a", spec={"interfaces": [{"network": "back"}]})]))
+    before = remember(world.ledger())
+    had = world.ledger().managed["vm/acme/a"].spec["interfaces"]
+    world.apply(fleet_of([tenant, renamed, vm("a", spec={"interfaces": []})]))
+    assert world.ledger().managed["vm/acme/a"].spec["interfaces"] == []
+    world.apply(undone(before, world.ledger()))
+    assert world.ledger().managed["vm/acme/a"].spec["interfaces"] == had
+    # Asked for again, as whoever was killed half-way does: nothing is left to do.
+    assert world.plan(undone(before, world.ledger())).is_empty
