@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from reconciler.planning.documents.undo import fleet_of as undone
+from reconciler.model.addresses import vm_address
+from reconciler.planning.documents.undo import fleet_of as undo_of
 from reconciler.planning.documents.undo import remember
-from tests.planning.test_left_alone import document, fleet_of, vm
+from tests.planning.test_cases import fleet_of
+from tests.planning.test_left_alone import document, vm
 from tests.planning.world import World
+
+VM = vm_address("acme", "a")
 
 
 def test_an_interface_that_went_comes_back_as_itself_whatever_its_network_was_called() -> None:
@@ -14,10 +18,10 @@ def test_an_interface_that_went_comes_back_as_itself_whatever_its_network_was_ca
     renamed = document("Network", "back", "acme", meta={"renamedFrom": "front"})
     world.apply(fleet_of([tenant, renamed, vm("a", spec={"interfaces": [{"network": "back"}]})]))
     before = remember(world.ledger())
-    had = world.ledger().managed["vm/acme/a"].spec["interfaces"]
+    had = world.ledger().managed[VM].spec["interfaces"]
     world.apply(fleet_of([tenant, renamed, vm("a", spec={"interfaces": []})]))
-    assert world.ledger().managed["vm/acme/a"].spec["interfaces"] == []
-    world.apply(undone(before, world.ledger()))
-    assert world.ledger().managed["vm/acme/a"].spec["interfaces"] == had
+    assert world.ledger().managed[VM].spec["interfaces"] == []
+    world.apply(undo_of(before, world.ledger()))
+    assert world.ledger().managed[VM].spec["interfaces"] == had
     # Asked for again, as whoever was killed half-way does: nothing is left to do.
-    assert world.plan(undone(before, world.ledger())).is_empty
+    assert world.plan(undo_of(before, world.ledger())).is_empty
