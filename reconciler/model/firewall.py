@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from reconciler.model.ip6 import address_number
 from reconciler.model.resolved import Port
-from reconciler.model.security import HEADER_NUMBERS
+from reconciler.model.security import HEADER_NUMBERS, InterfacePolicy
 
 TABLE = "metald"
 FAMILY = "inet"
@@ -96,54 +96,50 @@ def port_elements(port: Port) -> frozenset[Element]:
 
     An interface without any of these elements sends nothing (templates/nftables/metald.nft).
     """
-    found = {*_placed(port), *_sources(port), *_targets(port), *_headers(port), *_switches(port)}
-    return frozenset({*found, *_rates(port), *_connections(port)})
-
-
-def _placed(port: Port) -> Iterator[Element]:
-    tap, zone, segment = port.tap, str(port.zone), port.rules_zone
-    yield Element(TAPS, (tap,))
-    yield Element("zone_of", (tap,), zone)
-    yield Element("segment_of", (tap,), str(segment))
-    yield Element("class_of", (tap,), zone_class(segment))
-    if port.policy.intra_network:
-        for address in port.addresses:
-            yield Element("members", (zone, address))
-        for prefix in port.delegated:
-            yield Element("member_prefixes", (zone, _upper(prefix)))
-
-
-def _sources(port: Port) -> Iterator[Element]:
-    tap, policy = port.tap, port.policy
-    yield Element("macs", (tap, port.mac)) if policy.source_mac else Element("any_mac", (tap,))
-    if policy.source_address == "off":
-        yield Element("any_source", (tap,))
+    tap, policy, zone, segment = port.tap, port.policy, str(port.zone), port.rules_zone
+    link = (tap,)
+    found = [
+        Element(TAPS, link),
+        Element("zone_of", link, zone),
+        Element("segment_of", link, str(segment)),
+        Element("class_of", link, zone_class(segment)),
+    ]
+    if policy.source_mac:
+        found.append(Element("macs", (tap, port.mac)))
     for address in (*port.addresses, port.link_local):
-        yield Element("sources", (tap, address))
+        found.append(Element("sources", (tap, address)))
+        # Written as a number: nft reads the target of neighbour discovery as raw payload.
+        found.append(Element("targets", (tap, _hex(address))))
         if policy.source_address == "prefix":
-            yield Element("source_prefixes", (tap, _upper(address)))
-    for prefix in port.delegated:
-        yield Element("source_prefixes", (tap, _upper(prefix)))
+            found.append(Element("source_prefixes", (tap, _upper(address))))
+            found.append(Element("target_prefixes", (tap, _upper(address))))
+    found += [Element("source_prefixes", (tap, _upper(prefix))) for prefix in port.delegated]
+    if policy.intra_network:
+        found += [Element("members", (zone, address)) for address in port.addresses]
+        found += [Element("member_prefixes", (zone, _upper(prefix))) for prefix in port.delegated]
+    found += [Element(name, (tap, *rest), value) for name, rest, value in _of_policy(policy)]
+    if policy.connections is not None:
+        found.append(Element(TIERS, (str(policy.connections),)))
+    return frozenset(found)
 
 
-def _targets(port: Port) -> Iterator[Element]:
-    # Written as numbers: nft reads the target of neighbour discovery as raw payload.
-    for address in (*port.addresses, port.link_local):
-        yield Element("targets", (port.tap, _hex(address)))
-        if port.policy.source_address == "prefix":
-            yield Element("target_prefixes", (port.tap, _upper(address)))
+@lru_cache(maxsize=1 << 10)
+def _of_policy(policy: InterfacePolicy) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """What follows from a policy alone: container, key behind the link, value."""
+    return (*_headers(policy), *_switches(policy), *_rates(policy))
 
 
-def _headers(port: Port) -> Iterator[Element]:
-    for header in port.policy.headers:
-        yield Element("may", (port.tap, str(HEADER_NUMBERS[header])))
-    for count in range(1, port.policy.max_chain + 1 if port.policy.headers else 1):
-        yield Element("chains", (port.tap, str(1 << count)))
+def _headers(policy: InterfacePolicy) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    for header in policy.headers:
+        yield "may", (str(HEADER_NUMBERS[header]),), ""
+    for count in range(1, policy.max_chain + 1 if policy.headers else 1):
+        yield "chains", (str(1 << count),), ""
 
 
-def _switches(port: Port) -> Iterator[Element]:
-    tap, policy = port.tap, port.policy
+def _switches(policy: InterfacePolicy) -> Iterator[tuple[str, tuple[str, ...], str]]:
     lifted = {
+        "any_mac": not policy.source_mac,
+        "any_source": policy.source_address == "off",
         "any_route": not policy.reverse_path,
         "any_scope": not policy.block_bogons,
         "unguarded": not policy.ra_guard,
@@ -153,37 +149,30 @@ def _switches(port: Port) -> Iterator[Element]:
     }
     for name, holds in lifted.items():
         if holds:
-            yield Element(name, (tap,))
+            yield name, (), ""
     for router in policy.allowed_routers if policy.ra_guard else ():
-        yield Element("advertisers", (tap, router))
+        yield "advertisers", (router,), ""
 
 
-def _rates(port: Port) -> Iterator[Element]:
-    tap, policy = port.tap, port.policy
+def _rates(policy: InterfacePolicy) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if policy.packets_per_second is not None:
         packets = rate(policy.packets_per_second, policy.burst)
-        yield Element("rate_packets_from", (tap,), packets)
-        yield Element("rate_packets_to", (tap,), packets)
-    yield Element("rate_neighbours", (tap,), rate(policy.neighbor_per_second))
-    yield Element("rate_echo", (tap,), rate(policy.echo_per_second))
-    yield Element("rate_errors", (tap,), rate(policy.error_per_second))
-    yield Element("rate_multicast", (tap,), rate(policy.multicast_per_second))
+        yield "rate_packets_from", (), packets
+        yield "rate_packets_to", (), packets
+    yield "rate_neighbours", (), rate(policy.neighbor_per_second)
+    yield "rate_echo", (), rate(policy.echo_per_second)
+    yield "rate_errors", (), rate(policy.error_per_second)
+    yield "rate_multicast", (), rate(policy.multicast_per_second)
     if policy.allowed_routers:
-        minutely = policy.advertisements_per_minute
-        yield Element("rate_advertisements", (tap,), rate(minutely, per="minute"))
+        yield "rate_advertisements", (), rate(policy.advertisements_per_minute, per="minute")
+    if policy.connections is not None:
+        yield CONNECTIONS, (), f"jump connections_{policy.connections}"
 
 
 def rate(packets: int, burst: int | None = None, *, per: str = "second") -> str:
     """A limit as nft lists it: ``10000/second burst 1000``; the burst is half of it unless told."""
     burst = packets // 2 if burst is None else burst
     return f"{packets}/{per} burst {max(burst, _LEAST_BURST)}"
-
-
-def _connections(port: Port) -> Iterator[Element]:
-    limit = port.policy.connections
-    if limit is not None:
-        yield Element(CONNECTIONS, (port.tap,), f"jump connections_{limit}")
-        yield Element(TIERS, (str(limit),))
 
 
 @lru_cache(maxsize=1 << 16)
