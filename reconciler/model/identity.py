@@ -15,7 +15,7 @@ from ipaddress import IPv6Network
 from reconciler.model.ip6 import address_text
 
 UID_HEX_DIGITS = 32
-TAP_PREFIX = "mt"
+TAP_PREFIX, SHAPER_PREFIX = "mt", "mi"
 # Own unix users of VMs: clear of system users (<1000), people (1000-59999), systemd's
 # DynamicUser (61184-65519), nobody (65534), subordinate ids (100000-165535 and up by 65536
 # as shadow's login.defs hands them out) and container hosts' usual 1000000 base.
@@ -41,6 +41,18 @@ def tap_names(uid: str) -> Iterator[str]:
     """Candidate link names of 14 characters (the kernel allows 15: IFNAMSIZ - 1)."""
     for attempt in range(256):
         yield f"{TAP_PREFIX}{_number(uid, purpose='tap', attempt=attempt) % 16**12:012x}"
+
+
+def shaper_of(tap: str) -> str:
+    """Name of the device that limits what comes from a tap's guest: ``mi…`` for ``mt…``."""
+    return f"{SHAPER_PREFIX}{tap.removeprefix(TAP_PREFIX)}"
+
+
+def tap_of(link: str) -> str:
+    """The tap that a device of ``shaper_of`` belongs to; of any other link, itself."""
+    if not link.startswith(SHAPER_PREFIX):
+        return link
+    return f"{TAP_PREFIX}{link.removeprefix(SHAPER_PREFIX)}"
 
 
 def mac_addresses(uid: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ to a change.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.firewall import Element
@@ -27,7 +27,8 @@ class TapState:
 
     ``gateway``: fe80::1/64 is there and usable. ``routes``: destinations of its /128 routes.
     ``neighbours``: permanent entries as (address, MAC). ``sysctls``: per-link values we
-    manage, by short name (``accept_ra``).
+    manage, by short name (``accept_ra``). ``to_guest``, ``from_guest``: what limits the bandwidth,
+    in bits per second, None for nothing.
     """
 
     name: str
@@ -40,6 +41,8 @@ class TapState:
     routes: frozenset[str]
     neighbours: frozenset[tuple[str, str]]
     sysctls: Mapping[str, int]
+    to_guest: int | None = None
+    from_guest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class NetworkState:
     ``sysctls``: host-wide keys we manage, by full path (``net.ipv6.conf.all.forwarding``).
     ``learned_uplinks``: links holding a default route learned by router advertisement.
     ``wanted_sysctls``: what this version wants in this namespace, given those uplinks.
+    ``shapers``: aliases of the devices that limit what comes from guests, by the tap they are for.
     """
 
     taps: Mapping[str, TapState]
@@ -70,6 +74,7 @@ class NetworkState:
     wanted_sysctls: Mapping[str, str]
     learned_uplinks: tuple[str, ...]
     firewall: FirewallState
+    shapers: Mapping[str, str] = field(default_factory=dict)
 
 
 class VmPhase(StrEnum):

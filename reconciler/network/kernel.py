@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from reconciler.errors import MetaldError
 from reconciler.model.firewall import Element
-from reconciler.model.observed import NetworkState
+from reconciler.model.identity import shaper_of, tap_of
+from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
 from reconciler.network import removal, sysctls, taps
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.rules import Rules
+from reconciler.network.shaping import Shapes
 from reconciler.network.tables import Tables, read_tables
 
 
@@ -32,19 +34,23 @@ class KernelNetwork:
 
         Raises UnknownStateError when any of them cannot be read.
         """
-        rules, (dumped, uplinks) = await asyncio.gather(
+        rules, (dumped, uplinks, states) = await asyncio.gather(
             self._rules.observe(), asyncio.to_thread(_read)
         )
         wanted = sysctls.wanted(uplinks)
         values = {key: sysctls.read(key) for key in wanted}
-        ours = {name: link for name, link in dumped.links.items() if taps.is_ours(link)}
+        shapers = {
+            tap_of(name): link.alias for name, link in dumped.links.items() if taps.is_shaper(link)
+        }
+        ours = states.keys() | {shaper_of(tap) for tap in shapers}
         return NetworkState(
-            taps={name: taps.tap_state(dumped, link) for name, link in ours.items()},
-            foreign=frozenset(dumped.links.keys() - ours.keys()),
+            taps=states,
+            foreign=frozenset(dumped.links.keys() - ours),
             sysctls=values,
             wanted_sysctls=wanted,
             learned_uplinks=uplinks,
             firewall=rules,
+            shapers=shapers,
         )
 
     async def load_firewall(self) -> tuple[str, str]:
@@ -72,7 +78,13 @@ class KernelNetwork:
         await asyncio.to_thread(sysctls.write_guarded, values)
 
 
-def _read() -> tuple[Tables, tuple[str, ...]]:
+def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState]]:
     with Rtnl() as rtnl:
         tables = read_tables(rtnl)
-    return tables, sysctls.learned_uplinks(tables.links, tables.routes)
+        shapes = Shapes(rtnl, tables.links)
+        states = {
+            name: taps.tap_state(tables, link, shapes.of(link))
+            for name, link in tables.links.items()
+            if taps.is_ours(link) and not taps.is_shaper(link)
+        }
+    return tables, sysctls.learned_uplinks(tables.links, tables.routes), states

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.errors import MetaldError, RefusedError
+from reconciler.model.identity import shaper_of
 from reconciler.network import changes
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.tables import Link, read_links
@@ -23,10 +24,13 @@ _AT_ONCE: Final = 500
 
 
 def remove_all(names: Sequence[str]) -> Failures:
-    """Delete links of ours over one socket; fine when they are gone. Failures by name."""
+    """Delete taps of ours, and what limits them, over one socket; fine when they are gone.
+    Failures by name.
+    """
     with Rtnl() as rtnl:
         links = read_links(rtnl)
-        there = [links[name] for name in dict.fromkeys(names) if name in links]
+        both = (entry for name in names for entry in (shaper_of(name), name))
+        there = [links[name] for name in dict.fromkeys(both) if name in links]
         failures: Failures = {
             link.name: RefusedError("the link is not ours; left alone", subject=link.name)
             for link in there

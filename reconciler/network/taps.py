@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.errors import MetaldError, RefusedError, TransientError
+from reconciler.model.identity import shaper_of
 from reconciler.model.observed import TapState
 from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
-from reconciler.network import changes
+from reconciler.network import changes, shaping
 from reconciler.network.netlink import Netlink
 from reconciler.network.rtnl import Change, Rtnl
+from reconciler.network.shaping import SHAPER_KIND, Limits, Shapes
 from reconciler.network.sysctls import of_new_links, write_link_sysctls
 from reconciler.network.tables import Address, Link, Neighbour, Route, Tables, read_tables
 from reconciler.network.tun import create_tap
@@ -32,15 +34,20 @@ def is_ours(link: Link) -> bool:
 
 
 def may_be_ours(link: Link) -> bool:
-    """It does, or it is a tap without alias.
+    """It does, or it is a tap or what limits one, without alias.
 
-    Such a one was cut off between creation and naming: nobody else makes taps by names that
+    Such a one was cut off between creation and naming: nobody else makes links by names that
     only our ledger holds, and planning asks for no others.
     """
-    return is_ours(link) or (not link.alias and link.kind == "tun")
+    return is_ours(link) or (not link.alias and link.kind in {"tun", SHAPER_KIND})
 
 
-def tap_state(tables: Tables, link: Link) -> TapState:
+def is_shaper(link: Link) -> bool:
+    """It is ours, and there for another link of ours: what limits what comes by that one."""
+    return link.kind == SHAPER_KIND and is_ours(link)
+
+
+def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
     """A link of ours as planning compares it."""
     addresses = tables.addresses.get(link.index, ())
     return TapState(
@@ -56,6 +63,8 @@ def tap_state(tables: Tables, link: Link) -> TapState:
             (entry.address, entry.mac) for entry in tables.neighbours.get(link.index, ())
         ),
         sysctls=link.settings,
+        to_guest=limits.to_guest,
+        from_guest=limits.from_guest,
     )
 
 
@@ -85,14 +94,27 @@ class _Found:
     addresses: Sequence[Address] = ()
     routes: Sequence[Route] = ()
     neighbours: Sequence[Neighbour] = ()
+    is_new: bool = False
 
 
-def raise_tap(rtnl: Rtnl, tables: Tables, port: Port, settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The kernel as it was before: one dump of its tables and token buckets."""
+
+    rtnl: Rtnl
+    tables: Tables
+    shapes: Shapes
+    settings: Settings
+
+
+def raise_tap(ground: Ground, port: Port) -> None:
     """Create or complete one port. Raises MetaldError; running it again completes it."""
-    found = _found(tables, port.tap, settings.of_new)
+    rtnl, settings = ground.rtnl, ground.settings
+    found = _found(ground.tables, port.tap, settings.of_new)
     link = found.link
     _take_off_surplus(found, port)
-    rtnl.require(*_shaping(link, port, settings.wanted), *_gateway(found))
+    rtnl.require(*_own(link, port, settings.wanted), *_gateway(found))
+    _limit(ground, found, port)
     rest = {k: value for k, value in settings.wanted.items() if k not in changes.BY_NETLINK}
     write_link_sysctls(port.tap, rest, link.settings)
     up = () if link.up else (changes.set_up(link.index),)
@@ -108,13 +130,9 @@ def _found(tables: Tables, name: str, of_new: Mapping[str, int]) -> _Found:
             index = socket.if_nametoindex(name)
         except OSError as error:
             raise TransientError("the tap is gone right after it was made", subject=name) from error
-        return _Found(Link(index, name, "", "", "tun", False, False, _MTU_OF_NEW, 0, of_new))
-    if not may_be_ours(link):
-        raise RefusedError(
-            "a link of this name exists and is not ours",
-            subject=name,
-            hint=f"rename or remove it: ip link show {name}",
-        )
+        link = Link(index, name, "", "", "tun", False, False, _MTU_OF_NEW, 0, of_new)
+        return _Found(link, is_new=True)
+    _require_ours(link)
     return _Found(
         link,
         tables.addresses.get(link.index, ()),
@@ -123,7 +141,16 @@ def _found(tables: Tables, name: str, of_new: Mapping[str, int]) -> _Found:
     )
 
 
-def _shaping(link: Link, port: Port, sysctls: Mapping[str, int]) -> list[Change]:
+def _require_ours(link: Link) -> None:
+    if not may_be_ours(link):
+        raise RefusedError(
+            "a link of this name exists and is not ours",
+            subject=link.name,
+            hint=f"rename or remove it: ip link show {link.name}",
+        )
+
+
+def _own(link: Link, port: Port, sysctls: Mapping[str, int]) -> list[Change]:
     """What the link itself lacks, its name to the world first."""
     found: list[Change] = []
     if link.alias != port.alias:
@@ -136,6 +163,49 @@ def _shaping(link: Link, port: Port, sysctls: Mapping[str, int]) -> list[Change]
     if any(link.settings.get(key) != value for key, value in wanted.items()):
         found.append(changes.set_settings(link.index, **wanted))
     return found
+
+
+def _limit(ground: Ground, found: _Found, port: Port) -> None:
+    """Bandwidth as the port has it, before the link goes up."""
+    rtnl, link, wanted = ground.rtnl, found.link, port.policy.bandwidth
+    limits = Limits() if found.is_new else ground.shapes.of(link)
+    if limits == Limits(wanted, wanted):
+        return
+    shaper = shaper_of(port.tap)
+    if (there := ground.tables.links.get(shaper)) is not None:
+        _require_ours(there)
+    if wanted is None:
+        rtnl.require(
+            shaping.without_bucket(link.index, port.tap),
+            shaping.without_redirect(link.index, port.tap),
+            shaping.remove_shaper(shaper),
+        )
+        return
+    try:
+        rtnl.require(*shaping.make_shaper(port))
+        target = socket.if_nametoindex(shaper)
+        ways = (
+            ()
+            if limits.from_guest is not None
+            else shaping.redirect(
+                link.index,
+                target,
+                port.tap,
+                anew=not found.is_new and ground.shapes.redirects(link),
+            )
+        )
+        rtnl.require(
+            shaping.bucket(link.index, port.tap, port),
+            shaping.bucket(target, shaper, port),
+            *ways,
+        )
+    except (MetaldError, OSError) as error:
+        raise TransientError(
+            f"its bandwidth cannot be limited: {error}",
+            subject=port.tap,
+            hint="the kernel needs ifb, sch_tbf, sch_ingress, cls_u32 and act_mirred; without "
+            "them, lift the limit: policy: {rateLimits: {bandwidth: none}}",
+        ) from error
 
 
 def _gateway(found: _Found) -> tuple[Change, ...]:
@@ -189,9 +259,10 @@ def raise_all(ports: Sequence[Port], sysctls: Mapping[str, int]) -> Failures:
     with Rtnl() as rtnl:
         tables = read_tables(rtnl)
         settings = Settings(sysctls, of_new_links(sysctls))
+        ground = Ground(rtnl, tables, Shapes(rtnl, tables.links), settings)
         for port in ports:
             try:
-                raise_tap(rtnl, tables, port, settings)
+                raise_tap(ground, port)
             except MetaldError as error:
                 failures[port.tap] = error
     return failures

@@ -41,6 +41,13 @@ class Guest:
         frame = _octets(to) + _octets(mac or self.port.mac) + struct.pack("!H", ethertype) + payload
         os.write(self._descriptor, bytes(VNET_HEADER_BYTES) + frame)
 
+    def drain(self) -> int:
+        """Octets of all frames that wait, Ethernet headers included."""
+        octets = 0
+        while select.select([self._descriptor], [], [], 0)[0]:
+            octets += len(os.read(self._descriptor, 65536)) - VNET_HEADER_BYTES
+        return octets
+
     def received(self, marker: bytes, *, within_s: float) -> bytes | None:
         """The first frame that holds ``marker``, or None when none comes in time."""
         end = time.monotonic() + within_s

@@ -49,3 +49,10 @@ def nft(*words: str, script: str = "") -> str:
     return subprocess.run(
         ["nft", *words], input=script, check=True, capture_output=True, text=True, timeout=20
     ).stdout
+
+
+def tc(*words: str) -> str:
+    """Run tc(8) in the namespace of this process."""
+    return subprocess.run(
+        ["tc", *words], check=True, capture_output=True, text=True, timeout=20
+    ).stdout

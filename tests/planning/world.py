@@ -300,4 +300,5 @@ def perfect_tap(port: Port, *, attached: bool) -> TapState:
     return TapState(
         port.tap, port.alias, GATEWAY_MAC, True, attached, port.mtu, True,
         frozenset(port.addresses), neighbours, dict(TAP_SYSCTLS),
+        port.policy.bandwidth, port.policy.bandwidth,
     )  # fmt: skip

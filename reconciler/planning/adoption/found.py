@@ -141,7 +141,7 @@ def _interface(entry: GuestInterface, network: NetworkState) -> tuple[str, dict[
     if link is None:
         what = "carries no alias of ours" if entry.tap in network.foreign else "is gone"
         raise UnprovedError(f"its link {entry.tap} {what}")
-    owner, uid = alias_parts(link)
+    owner, uid = alias_parts(link.alias)
     vm, _, name = owner.partition("#")
     zone = zone_of(network.firewall.elements, entry.tap)
     if not (uid and name) or zone is None:

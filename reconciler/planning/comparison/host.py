@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from reconciler.model.addresses import ResourceAddress, host_address
 from reconciler.model.firewall import ALLOW, Element
+from reconciler.model.identity import tap_of
 from reconciler.model.observed import NetworkState
 from reconciler.model.plan import (
     Change,
@@ -101,13 +102,15 @@ def remove_orphans(
 ) -> None:
     """Remove links and elements that are provably ours and that no VM accounts for."""
     taps = known.taps | known.spared
-    orphans = [network.taps[name] for name in sorted(network.taps.keys() - taps)]
-    ours = [
-        state
-        for state in orphans
-        if ("tap", state.name) in inputs.ledger.taken or is_ours(inputs.ledger, *alias_parts(state))
-    ]
-    foreign = {state.name for state in orphans} - {state.name for state in ours}
+    # What limits a tap is told by the tap, and goes with it.
+    aliases = {**network.shapers, **{name: state.alias for name, state in network.taps.items()}}
+    orphans = {name: aliases[name] for name in sorted(aliases.keys() - taps)}
+    ours = {
+        name: alias
+        for name, alias in orphans.items()
+        if ("tap", name) in inputs.ledger.taken or is_ours(inputs.ledger, *alias_parts(alias))
+    }
+    foreign = orphans.keys() - ours.keys()
     draft.warnings.extend(
         f"link {name} carries metald's alias but is not of this state folder; left alone"
         for name in sorted(foreign)
@@ -115,10 +118,12 @@ def remove_orphans(
     spared = known.spared | foreign
     # A kill between creating a link and naming it leaves one without alias, and an alias can be
     # changed: its name, which only our ledger ever held, is the proof then.
-    nameless = [
-        name for name in sorted(network.foreign - taps) if ("tap", name) in inputs.ledger.taken
-    ]
-    links = [*((state.name, state.alias) for state in ours), *((name, "") for name in nameless)]
+    nameless = {
+        tap: ""
+        for tap in sorted({tap_of(name) for name in network.foreign} - taps)
+        if ("tap", tap) in inputs.ledger.taken
+    }
+    links = [*ours.items(), *nameless.items()]
     keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
     stale = frozenset(
         element

@@ -43,6 +43,8 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
             sorted(" ".join(pair) for pair in state.neighbours),
             sorted(f"{address} {port.mac}" for address in addresses),
         ),
+        ("bandwidth.toGuest", state.to_guest, port.policy.bandwidth),
+        ("bandwidth.fromGuest", state.from_guest, port.policy.bandwidth),
         *((f"sysctls.{key}", state.sysctls.get(key), value) for key, value in TAP_SYSCTLS.items()),
     )
     return tuple(
@@ -57,6 +59,7 @@ def _is_as_wanted(port: Port, state: TapState) -> bool:
         (state.alias, state.mac, state.mtu) == (port.alias, GATEWAY_MAC, port.mtu)
         and state.up
         and state.gateway
+        and state.to_guest == state.from_guest == port.policy.bandwidth
         and state.routes == frozenset(addresses)
         and state.neighbours == {(address, mac) for address in (*addresses, port.link_local)}
         and TAP_SYSCTLS.items() <= state.sysctls.items()
@@ -131,7 +134,7 @@ def drop_ports(
     last = []
     for port in ports:
         untap, unbind = _key(port, "untap"), _key(port, "unbind")
-        if port.tap in network.taps or port.tap in network.foreign:
+        if port.tap in network.taps or port.tap in network.foreign or port.tap in network.shapers:
             draft.step(untap, port.vm, RemoveTap(port.tap), after=after)
             draft.freed.update(dict.fromkeys(port.addresses, untap))
         stale = (port_elements(port) & network.firewall.elements) - draft.wanted_elements

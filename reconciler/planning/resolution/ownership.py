@@ -18,7 +18,7 @@ from reconciler.model.firewall import (
     zone_class,
 )
 from reconciler.model.ledger import Ledger
-from reconciler.model.observed import NetworkState, TapState, Unknown
+from reconciler.model.observed import NetworkState, Unknown
 from reconciler.model.resolved import ALIAS_PREFIX
 
 _MEMBERS = frozenset({"members", "member_prefixes"})
@@ -38,9 +38,9 @@ def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
     )
 
 
-def alias_parts(state: TapState) -> tuple[str, str]:
+def alias_parts(alias: str) -> tuple[str, str]:
     """(owner, uid) written in a link's alias; empty strings when it reads differently."""
-    words = state.alias.removeprefix(ALIAS_PREFIX).split(" ")
+    words = alias.removeprefix(ALIAS_PREFIX).split(" ")
     return (words[0], words[1]) if len(words) == 2 else ("", "")  # noqa: PLR2004
 
 
@@ -51,7 +51,7 @@ def foreign_taps(ledger: Ledger, network: NetworkState | Unknown) -> frozenset[s
     return frozenset(
         name
         for name, state in network.taps.items()
-        if ("tap", name) not in ledger.taken and not is_ours(ledger, *alias_parts(state))
+        if ("tap", name) not in ledger.taken and not is_ours(ledger, *alias_parts(state.alias))
     )
 
 
