@@ -19,6 +19,7 @@ from typing import Any
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.hypervisors import folders, processes
 from reconciler.hypervisors.image import build_minimal
+from reconciler.model.identity import shaper_of
 from reconciler.paths import RunPaths, StatePaths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,8 +124,9 @@ class Host:
         return {name: status["pid"] for name, status in self.vms().items()}
 
     def links(self) -> set[str]:
-        found = re.findall(r"^\d+: ([^:@]+)", self.ip("-o", "link"), re.MULTILINE)
-        return set(found) - {"lo"}
+        """All links but those that limit a tap that is there."""
+        found = set(re.findall(r"^\d+: ([^:@]+)", self.ip("-o", "link"), re.MULTILINE))
+        return found - {"lo"} - {shaper_of(link) for link in found}
 
     def elements(self) -> str:
         return self.inside("nft", "list", "table", "inet", "metald").stdout
