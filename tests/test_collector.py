@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -44,3 +45,17 @@ def test_commands_that_look_once_do_without() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+def test_the_garbage_of_many_pauses_goes_by_itself() -> None:
+    class Node:
+        me: object
+
+    def leave_garbage() -> weakref.ref[Node]:
+        with collector.paused():
+            node = Node()
+            node.me = node
+            return weakref.ref(node)
+
+    left = [leave_garbage() for _ in range(300)]
+    assert sum(entry() is not None for entry in left) < 100, "a daemon makes such passes for years"
