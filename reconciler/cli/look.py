@@ -12,11 +12,13 @@ import click
 
 from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.output import output_options, print_data, yaml_text
-from reconciler.cli.text import safe, table
+from reconciler.cli.text import safe, shown, table
 from reconciler.errors import MetaldError
 from reconciler.settings import Settings
 
-KINDS = ("tenant", "network", "vm", "image", "host", "priceplan")
+KINDS = ("tenant", "network", "vm", "image", "host", "priceplan", "securityprofile")
+# The one field of a spec that a list shows.
+_TOLD = {"securityprofile": "base"}
 FOLLOW_PAUSE_S = 0.5
 
 
@@ -119,11 +121,12 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     if singular == "vm":
         _vm_table(document["items"])
         return
-    rows = [(singular.upper(), "PREFIX", "GENERATION")]
+    told = _TOLD.get(singular, "prefix")
+    rows = [(singular.upper(), told.upper(), "GENERATION")]
     rows += [
         (
             entry["resource"].removeprefix(f"{singular}/"),
-            str(entry["spec"].get("prefix", "-")),
+            str(entry["spec"].get(told, "-")),
             str(entry["generation"]),
         )
         for entry in document["items"]
@@ -149,8 +152,20 @@ def describe(ctx: click.Context, address: str, output: str) -> None:
         )
     document = description(seen, managed, looking.events)
     if not print_data(document, output):
+        policies = document.pop("policy")
         for line in yaml_text(document).splitlines():
             click.echo(safe(line))
+        for policy in policies:
+            _policy_table(policy)
+
+
+def _policy_table(policy: dict[str, Any]) -> None:
+    """Every value of a policy with where it comes from."""
+    whose = policy["interface"]
+    click.echo(f"policy of {safe(whose)}:" if whose else "policy:")
+    rows = [("  CONTROL", "VALUE", "FROM")]
+    rows += [(f"  {e['path']}", shown(e["value"]), e["origin"]) for e in policy["values"]]
+    _table(rows)
 
 
 @click.command()

@@ -70,6 +70,7 @@ def summary(fleet: Fleet) -> str:
         (len(fleet.images), "image"),
         (len(fleet.hosts), "host"),
         (len(fleet.price_plans), "price plan"),
+        (len(fleet.security_profiles), "security profile"),
     ]
     shown = [f"{count} {name}{'' if count == 1 else 's'}" for count, name in parts if count]
     return ", ".join(shown) or "nothing"

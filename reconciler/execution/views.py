@@ -15,6 +15,8 @@ from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.times import rfc3339
 from reconciler.planning.comparison.ports import port_differences
+from reconciler.planning.resolution.control_values import PATHS
+from reconciler.planning.resolution.origins import recorded_policies
 from reconciler.planning.resolution.recorded import recorded_vm
 
 LIST_FORMAT = "metald.list/v1"
@@ -126,7 +128,9 @@ def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
 
 
 def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict[str, Any]:
-    """Everything about one resource: its item, what it holds, what happened to it."""
+    """Everything about one resource: its item, what it holds, what it is held to and by whom, what
+    happened to it.
+    """
     held = [
         {"kind": entry.kind, "value": entry.value}
         for allocations in seen.ledger.held.values()
@@ -139,9 +143,27 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
         **item(seen, managed),
         "incarnation": managed.incarnation,
         "allocations": sorted(held, key=lambda row: (row["kind"], row["value"])),
+        "policy": _policies(seen, managed),
         "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
         "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
     }
+
+
+def _policies(seen: Seen, managed: Managed) -> list[dict[str, Any]]:
+    """Every value of a security policy with its origin: of a network, a profile, or each of a VM's
+    interfaces.
+    """
+    return [
+        {
+            "interface": interface,
+            "profile": policy.base,
+            "values": [
+                {"path": path, "value": policy.values[path], "origin": policy.origins[path]}
+                for path in PATHS
+            ],
+        }
+        for interface, policy in recorded_policies(seen.ledger, managed)
+    ]
 
 
 def status_document(

@@ -16,7 +16,9 @@ NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 _NAME = re.compile(NAME_PATTERN)
 # Not a resource: what a hold names when it holds all of them.
 EVERYTHING = ResourceAddress("everything")
-_PARTS_BY_KIND = {"tenant": 2, "network": 3, "vm": 3, "image": 2, "host": 2, "priceplan": 2}
+_PARTS_BY_KIND = {
+    "tenant": 2, "network": 3, "vm": 3, "image": 2, "host": 2, "priceplan": 2, "securityprofile": 2,
+}  # fmt: skip
 
 
 def tenant_address(name: str) -> ResourceAddress:
@@ -47,6 +49,11 @@ def host_address(name: str) -> ResourceAddress:
 def price_plan_address(name: str) -> ResourceAddress:
     """``priceplan/NAME``."""
     return ResourceAddress(f"priceplan/{name}")
+
+
+def security_profile_address(name: str) -> ResourceAddress:
+    """``securityprofile/NAME``."""
+    return ResourceAddress(f"securityprofile/{name}")
 
 
 def interface_owner(vm: ResourceAddress, network: str) -> str:

@@ -10,7 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.specs import AnyDocument, Host, Image, Network, PricePlan, Tenant, Vm
+from reconciler.model.specs import (
+    AnyDocument,
+    Host,
+    Image,
+    Network,
+    PricePlan,
+    SecurityProfile,
+    Tenant,
+    Vm,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +38,20 @@ class Fleet:
     images: Mapping[ResourceAddress, Image]
     hosts: Mapping[ResourceAddress, Host]
     price_plans: Mapping[ResourceAddress, PricePlan]
+    security_profiles: Mapping[ResourceAddress, SecurityProfile]
     frozen_tenants: frozenset[str] = field(default_factory=frozenset)
     interface_uids: Mapping[tuple[ResourceAddress, str], str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of resources declared."""
-        shared = (self.images, self.hosts, self.price_plans)
-        return sum(len(part) for part in (self.tenants, self.networks, self.vms, *shared))
+        return sum(map(len, (self.tenants, self.networks, self.vms, *self.shared)))
+
+    @property
+    def shared(
+        self,
+    ) -> tuple[Mapping[ResourceAddress, Image | Host | PricePlan | SecurityProfile], ...]:
+        """What belongs to no tenant and is none, kind by kind."""
+        return (self.images, self.hosts, self.price_plans, self.security_profiles)
 
     @staticmethod
     def of(
@@ -62,5 +78,6 @@ class Fleet:
             images=MappingProxyType(by_kind[Image]),
             hosts=MappingProxyType(by_kind[Host]),
             price_plans=MappingProxyType(by_kind[PricePlan]),
+            security_profiles=MappingProxyType(by_kind[SecurityProfile]),
             frozen_tenants=frozen_tenants,
         )

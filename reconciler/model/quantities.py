@@ -48,3 +48,26 @@ Size = Annotated[
         }
     ),
 ]
+
+_BIT_RATES = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
+BANDWIDTH_PATTERN = r"^[1-9][0-9]*(bit|kbit|Mbit|Gbit)$"
+_BANDWIDTH = re.compile(r"^([1-9][0-9]*)(bit|kbit|Mbit|Gbit)$")
+# Below it a packet of 1,500 bytes takes more than a second; beyond it no device goes.
+LEAST_BANDWIDTH, MOST_BANDWIDTH = 10**4, 10**12
+
+
+def parse_bandwidth(value: object) -> int:
+    """Bits per second of ``100Mbit``. Raises ValueError."""
+    found = _BANDWIDTH.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("a bandwidth is bits per second with a unit, like 100Mbit or 8Gbit")
+    bits = int(found[1]) * _BIT_RATES[found[2]]
+    if not LEAST_BANDWIDTH <= bits <= MOST_BANDWIDTH:
+        raise ValueError("a bandwidth goes from 10kbit to 1000Gbit")
+    return bits
+
+
+def format_bandwidth(bits: int) -> str:
+    """The shortest exact form in decimal units: 8000000000 is ``8Gbit``."""
+    unit = next(unit for unit, size in reversed(_BIT_RATES.items()) if bits % size == 0)
+    return f"{bits // _BIT_RATES[unit]}{unit}"

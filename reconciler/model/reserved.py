@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-RESERVED_KINDS = frozenset({"VMSet", "SecurityProfile"})
+RESERVED_KINDS = frozenset({"VMSet"})
 
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Tenant": frozenset({"spec.quota.disk"}),
     "Network": frozenset({"spec.dns", "spec.ingress.types", "spec.egress.types"}),
-    "VM": frozenset(
-        {
-            "spec.disks",
-            "spec.cloudInit",
-            "spec.interfaces.bandwidth",
-            "spec.interfaces.packetsPerSecond",
-        }
-    ),
+    "VM": frozenset({"spec.disks", "spec.cloudInit"}),
     "Image": frozenset({"spec.rootfs"}),
     "Host": frozenset({"spec.uplink", "spec.capacity", "spec.guestServices"}),
     # What only bills made from measured use can honour.
@@ -44,11 +37,17 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 # Values that `metald/v1` knows for a field, beyond those this version takes.
 RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("Network", "spec.mode"): frozenset({"bridged"}),
-    ("Network", "spec.security"): frozenset({"medium", "low"}),
     ("Network", "spec.egress"): frozenset({"internet"}),
     ("Network", "spec.egress.to"): frozenset({"internet"}),
     ("Network", "spec.ingress.from"): frozenset({"internet"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
+}
+
+# Controls of a policy, by their path in it, with the values that nothing here enforces yet. What
+# a profile of metald's own says is not meant: it is what holds where nobody gives a value.
+RESERVED_CONTROLS: Mapping[str, frozenset[object]] = {
+    "dhcpv6": frozenset({True}),
+    "slaac": frozenset({True}),
 }
 
 NOT_YET = "is part of metald/v1, but this version does not implement it"

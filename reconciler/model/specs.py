@@ -7,72 +7,47 @@ meanings are the descriptions below; the published JSON Schemas are generated fr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from ipaddress import IPv6Address, IPv6Network
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BeforeValidator,
     Field,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.alias_generators import to_camel
 
 from reconciler.model.addresses import (
-    NAME_PATTERN,
     ResourceAddress,
     host_address,
     image_address,
     network_address,
     price_plan_address,
+    security_profile_address,
     tenant_address,
     vm_address,
 )
 from reconciler.model.base import SpecModel
+from reconciler.model.controls import Bandwidth, Controls, Limit
 from reconciler.model.policy import Egress, IngressRule
 from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
+from reconciler.model.scalars import Address6, Auto, Count, Flag, Name, Prefix6
+from reconciler.model.security import ProfileName
 
 API_VERSION = "metald/v1"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+# Limits that an interface may also give directly.
+SHORT_LIMITS = ("bandwidth", "packets_per_second", "connections")
 _LABEL_KEY = re.compile(r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")
 _LABEL_VALUE_MAX = 63
 
 
-def _whole_number(value: object) -> object:
-    # Lax parsing would take true, "4" and 2.0; the specs say what they mean.
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise PydanticCustomError("int_type", "must be a whole number")
-    return value
-
-
-def _true_or_false(value: object) -> object:
-    if not isinstance(value, bool):
-        raise PydanticCustomError("bool_type", "must be true or false")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_whole_number)]
-Flag = Annotated[bool, BeforeValidator(_true_or_false)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="RFC 1123 label")]
-Auto = Literal["auto"]
 Power = Literal["running", "paused", "stopped"]
 Restart = Literal["always", "on-failure", "never"]
 HypervisorName = Literal["qemu", "simulated"]
 Machine = Literal["auto", "q35", "microvm"]
-
-
-def _text_only(value: object) -> object:
-    # ipaddress takes whole numbers too; a spec that says 5 is a mistake, not an address.
-    if not isinstance(value, str):
-        raise ValueError("write it as text, like fd20:acde::/48 or auto")
-    return value
-
-
-Address6 = Annotated[IPv6Address, BeforeValidator(_text_only)]
-Prefix6 = Annotated[IPv6Network, BeforeValidator(_text_only)]
 
 
 def _checked_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
@@ -145,15 +120,28 @@ class NetworkSpec(SpecModel):
         default="auto", description="a /64 inside the tenant's prefix, or auto"
     )
     mode: Literal["routed"] = "routed"
-    security: Literal["high"] = "high"
-    ingress: tuple[IngressRule, ...] = Field(
-        default=(), max_length=256, description="who else may open traffic to its VMs"
+    security: Name = Field(default="high", description="high, medium, low, or a SecurityProfile")
+    policy: Controls | None = Field(
+        default=None, description="what differs from that for this network"
+    )
+    ingress: tuple[IngressRule, ...] | None = Field(
+        default=None,
+        max_length=256,
+        description="who else may open traffic to its VMs; not given: nobody, and where security "
+        "is low all networks of the tenant",
     )
     egress: Egress = Field(
         default="tenant",
         description="where its VMs may open traffic to: all networks of the tenant, nowhere, or a "
         "list; another tenant is reached only where both sides list each other",
     )
+
+    def peers(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """(path, peer) of every rule that is written here."""
+        for index, rule in enumerate(self.ingress or ()):
+            yield ("spec", "ingress", index, "from"), rule.peer
+        for index, out in enumerate(self.egress if isinstance(self.egress, tuple) else ()):
+            yield ("spec", "egress", index, "to"), out.peer
 
 
 class Boot(SpecModel):
@@ -180,6 +168,42 @@ class Interface(SpecModel):
     address: Address6 | Auto = Field(
         default="auto", description="an address inside the network's prefix, or auto"
     )
+    policy: Controls | None = Field(
+        default=None, description="what differs from the network's policy for this interface"
+    )
+    bandwidth: Bandwidth | None = Field(
+        default=None, description="short for policy.rateLimits.bandwidth"
+    )
+    packets_per_second: Limit | None = Field(
+        default=None, description="short for policy.rateLimits.packetsPerSecond"
+    )
+    connections: Limit | None = Field(
+        default=None, description="short for policy.rateLimits.connections"
+    )
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Interface:
+        limits = self.policy.rate_limits if self.policy is not None else None
+        for name in SHORT_LIMITS if limits is not None else ():
+            if getattr(self, name) is not None and getattr(limits, name) is not None:
+                key = to_camel(name)
+                raise ValueError(f"{key} is given here and as policy.rateLimits.{key}")
+        return self
+
+    @property
+    def controls(self) -> tuple[object, ...] | None:
+        """What of a policy it gives itself, as a key; None for nothing."""
+        given = (self.policy, self.bandwidth, self.packets_per_second, self.connections)
+        return None if given == (None, None, None, None) else given
+
+    def given(self) -> dict[str, Any]:
+        """What of a policy it gives itself, short forms included, as JSON data."""
+        found = {} if self.policy is None else self.policy.given()
+        short = {to_camel(name): getattr(self, name) for name in SHORT_LIMITS}
+        limits = {key: value for key, value in short.items() if value is not None}
+        if limits:
+            found["rateLimits"] = {**found.get("rateLimits", {}), **limits}
+        return found
 
 
 class VmSpec(SpecModel):
@@ -229,6 +253,12 @@ class HostSpec(SpecModel):
         default=None,
         description="where `auto` tenant prefixes come from; default: a ULA /32 of this host",
     )
+
+
+class SecurityProfileSpec(Controls):
+    """A profile of one's own: what differs from one of metald's."""
+
+    base: ProfileName = "high"
 
 
 class Document(SpecModel):
@@ -315,7 +345,20 @@ class PricePlan(Document):
         return price_plan_address(self.metadata.name)
 
 
-AnyDocument = Tenant | Network | Vm | Image | Host | PricePlan
+class SecurityProfile(Document):
+    """``kind: SecurityProfile``."""
+
+    kind: Literal["SecurityProfile"]
+    metadata: Metadata
+    spec: SecurityProfileSpec = SecurityProfileSpec()
+
+    @property
+    def address(self) -> ResourceAddress:
+        """``securityprofile/NAME``."""
+        return security_profile_address(self.metadata.name)
+
+
+AnyDocument = Tenant | Network | Vm | Image | Host | PricePlan | SecurityProfile
 KINDS: Mapping[str, type[AnyDocument]] = {
     "Tenant": Tenant,
     "Network": Network,
@@ -323,6 +366,7 @@ KINDS: Mapping[str, type[AnyDocument]] = {
     "Image": Image,
     "Host": Host,
     "PricePlan": PricePlan,
+    "SecurityProfile": SecurityProfile,
 }
 
 

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
+from typing import Any
 
 from reconciler.model.addresses import (
     ResourceAddress,
@@ -21,12 +22,18 @@ from reconciler.model.addresses import (
 )
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
-from reconciler.model.policy import EgressRule, IngressRule
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import AnyDocument, Interface, Network, Quota, dump_spec
+from reconciler.model.specs import AnyDocument, Network, Quota, dump_spec
 from reconciler.planning.findings import Finding, PathPart
 from reconciler.planning.reachability.policy import idle_rules
 from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
+from reconciler.planning.resolution.security import (
+    Profiles,
+    declared_profiles,
+    default_ingress,
+    network_policy,
+)
+from reconciler.planning.security_checks import Placed, check_security
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
 _REFUSED = {
@@ -56,6 +63,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
         *_rules(fleet),
         *_idle_rules(fleet),
+        *check_security(fleet, vms.secured),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 
@@ -71,12 +79,13 @@ class _Used:
 
 @dataclass(slots=True)
 class _Survey:
-    """All VMs looked at once: wrong references, interfaces with an address of their own (the VM,
-    its tenant, which one), what each tenant uses, and which VMs are renamed.
+    """All VMs looked at once: wrong references, interfaces with an address or controls of their own
+    (the VM, its tenant, which one), what each tenant uses, and which VMs are renamed.
     """
 
     findings: list[Finding] = field(default_factory=list)
-    static: list[tuple[ResourceAddress, str, int, Interface]] = field(default_factory=list)
+    static: list[Placed] = field(default_factory=list)
+    secured: list[Placed] = field(default_factory=list)
     renamed: list[AnyDocument] = field(default_factory=list)
     used: dict[str, _Used] = field(default_factory=lambda: defaultdict(_Used))
 
@@ -105,6 +114,8 @@ def _survey(fleet: Fleet) -> _Survey:
                 found.findings.append(_unknown(address, path, target, own))
             if interface.address != "auto":
                 found.static.append((address, tenant, index, interface))
+            if interface.controls is not None:
+                found.secured.append((address, tenant, index, interface))
     return found
 
 
@@ -132,32 +143,37 @@ def _rules(fleet: Fleet) -> Iterator[Finding]:
     """Peers of rules that are declared nowhere, or that are the network itself."""
     known = [*fleet.tenants, *fleet.networks]
     for network in fleet.networks.values():
-        egress = network.spec.egress if isinstance(network.spec.egress, tuple) else ()
-        sides: dict[str, tuple[IngressRule | EgressRule, ...]] = {
-            "ingress": network.spec.ingress,
-            "egress": egress,
-        }
-        for side, rules in sides.items():
-            for index, rule in enumerate(rules):
-                path = ("spec", side, index, "from" if side == "ingress" else "to")
-                peer = ResourceAddress(rule.peer)
-                if peer not in known:
-                    yield _unknown(network.address, path, peer, known)
-                elif peer == network.address:
-                    message = f"{peer} is this network itself, and inside it all is open"
-                    yield Finding(network.address, path, message, severity="warning")
+        for path, named in network.spec.peers():
+            peer = ResourceAddress(named)
+            if peer not in known:
+                yield _unknown(network.address, path, peer, known)
+            elif peer == network.address:
+                message = f"{peer} is this network itself, and inside it all is open"
+                yield Finding(network.address, path, message, severity="warning")
 
 
 def _idle_rules(fleet: Fleet) -> Iterator[Finding]:
     """Rules that let nothing through, as the other side does not agree."""
     ruled = any(n.spec.ingress or isinstance(n.spec.egress, tuple) for n in fleet.networks.values())
-    specs = {a: dump_spec(n) for a, n in fleet.networks.items()} if ruled else {}
+    profiles = declared_profiles(fleet) if ruled else {}
+    specs = {a: _ruled(n, profiles) for a, n in fleet.networks.items()} if ruled else {}
     for rule in idle_rules(specs):
+        if rule.side == "ingress" and fleet.networks[rule.network].spec.ingress is None:
+            continue  # nobody wrote it
         other = "egress" if rule.side == "ingress" else "ingress"
         message = f"nothing passes by this rule: the {other} of {rule.peer} does not agree"
         hint = f"list {rule.network} in the {other} of {rule.peer}, or remove the rule"
         path = ("spec", rule.side, rule.index)
         yield Finding(rule.network, path, message, hint, severity="warning")
+
+
+def _ruled(network: Network, profiles: Profiles) -> dict[str, Any]:
+    """A network's spec with the rules that hold where it gives none."""
+    spec = dump_spec(network)
+    policy = network_policy(network.address, spec, profiles)
+    if spec["ingress"] is None and policy is not None:
+        spec["ingress"] = default_ingress(policy.base, network.address)
+    return spec
 
 
 def _unknown(
@@ -245,9 +261,7 @@ def _overlaps(fleet: Fleet) -> Iterator[Finding]:
                 last = (prefix, address)
 
 
-def _static_addresses(
-    fleet: Fleet, static: Iterable[tuple[ResourceAddress, str, int, Interface]]
-) -> Iterator[Finding]:
+def _static_addresses(fleet: Fleet, static: Iterable[Placed]) -> Iterator[Finding]:
     owners: dict[IPv6Address, ResourceAddress] = {}
     for vm, tenant, index, interface in static:
         address = interface.address

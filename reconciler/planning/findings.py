@@ -19,3 +19,16 @@ class Finding:
     message: str
     hint: str = ""
     severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What is wrong with a policy, whoever says so: ``rule`` is the same for the same thing one
+    layer further down, ``paths`` lead to the values that make it so, the most telling first.
+    """
+
+    rule: str
+    paths: tuple[str, ...]
+    message: str
+    hint: str = ""
+    severity: Literal["error", "warning"] = "error"

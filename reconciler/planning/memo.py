@@ -19,6 +19,7 @@ from reconciler.model.observed import ImageFacts, TapState, VmState
 from reconciler.model.resolved import Port, ResolvedVm
 from reconciler.model.specs import Vm
 from reconciler.planning.resolution.claims import Held, by_resource
+from reconciler.planning.resolution.security import Secured
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Ground:
     prefixes: Mapping[ResourceAddress, IPv6Network]
     zones: Mapping[ResourceAddress, int]
     static_addresses: frozenset[str]
+    security: Mapping[ResourceAddress, Secured]
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""
@@ -47,6 +49,7 @@ class Ground:
                 (self.prefixes, other.prefixes),
                 (self.zones, other.zones),
                 (self.static_addresses, other.static_addresses),
+                (self.security, other.security),
             )
         )
 

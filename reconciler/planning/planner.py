@@ -214,10 +214,23 @@ def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
         rest = [a for a in gone if a not in told] if told else gone
         held = {a for a in vms if aim.is_held(a)}
         standing = {a for a in vms if aim.is_reported(a)} | held | set(told)
+        standing |= _left_networks(inputs, aim, left_out) if gone else set()
         compare_gone(draft, inputs, network, rest, (fleet.frozen_tenants, standing))
         margin = draft.margin()
         margin.gone_reason = draft.gone_reason
         compare_gone(margin, inputs, network, told, (fleet.frozen_tenants, held))
+
+
+def _left_networks(
+    inputs: Inputs, aim: Aim, left_out: AbstractSet[ResourceAddress]
+) -> set[ResourceAddress]:
+    """Networks that this plan leaves as they are on record, with all that they name there."""
+    return {
+        a
+        for a in inputs.ledger.managed
+        if kind_of(a) == "network"
+        and (a in left_out or aim.is_held(a) or aim.is_reported(a) or not inputs.selected(a))
+    }
 
 
 def _may_be_needed(draft: Draft, address: ResourceAddress) -> bool:

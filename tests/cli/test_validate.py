@@ -137,7 +137,7 @@ def test_schemas_take_what_validate_takes() -> None:
 
 
 def test_schema_lists_and_prints_kinds() -> None:
-    known = ["Tenant", "Network", "VM", "Image", "Host", "PricePlan"]
+    known = ["Tenant", "Network", "VM", "Image", "Host", "PricePlan", "SecurityProfile"]
     assert metald("schema").stdout.split() == known
     assert json.loads(metald("schema", "VM").stdout) == all_schemas()["vm.json"]
     done = metald("schema", "Pod")

@@ -39,6 +39,7 @@ vms = st.fixed_dictionaries(
         "interfaces": interfaces.map(lambda names: [{"network": name} for name in names]),
     }
 )
+limits = st.sampled_from(["none", "1Gbit"]).map(lambda bits: {"rateLimits": {"bandwidth": bits}})
 # Most steps look again at what is there; that is what a memo is for.
 steps = st.lists(
     st.one_of(
@@ -47,6 +48,7 @@ steps = st.lists(
         st.tuples(st.just("rename"), st.sampled_from(NAMES), st.sampled_from(NAMES)),
         st.tuples(st.just("declare-address"), st.sampled_from(NAMES), st.integers(0, 3)),
         st.tuples(st.just("move-network"), st.sampled_from([1, 2]), st.none()),
+        st.tuples(st.just("security"), st.sampled_from(["high", "low", "own"]), limits),
         st.tuples(st.just("drift"), st.sampled_from(DRIFTS), st.integers(0, 5)),
         st.tuples(st.just("image"), st.sampled_from(["1", "3"]), st.none()),
         st.tuples(st.just("mode"), st.sampled_from(NAMES), st.sampled_from(["report", "correct"])),
@@ -71,12 +73,16 @@ class Story:
         self.vms: dict[str, dict[str, Any]] = {"a": {}, "b": {}}
         self.metadata: dict[str, dict[str, Any]] = {}
         self.subnet = 1
+        self.security, self.profile = "high", {"base": "medium"}
         self._documents: dict[str, AnyDocument] = {}
 
     def fleet(self) -> Fleet:
         rows = documents({name: self._spec(name) for name in self.vms})
         rows[0]["spec"] = {"prefix": "fd20:acde::/48"}
-        rows[1]["spec"] = {"prefix": f"fd20:acde:0:{self.subnet}::/64"}
+        prefix = f"fd20:acde:0:{self.subnet}::/64"
+        rows[1]["spec"] = {"prefix": prefix, "security": self.security}
+        head = {"apiVersion": "metald/v1", "kind": "SecurityProfile", "metadata": {"name": "own"}}
+        rows.append({**head, "spec": self.profile})
         for row in rows:
             if row["kind"] == "VM":
                 row["metadata"] |= self.metadata.get(row["metadata"]["name"], {})
@@ -111,6 +117,8 @@ class Story:
         elif what == "move-network":
             self.subnet = subject
             self._let_go()
+        elif what == "security":
+            self.security, self.profile = subject, {"base": "medium", **detail}
         elif what == "mode":
             self.metadata[subject] = {"reconcile": detail}
         else:

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reconciler.model.reserved import RESERVED_FIELDS, RESERVED_KINDS, RESERVED_VALUES
+from reconciler.model.reserved import (
+    RESERVED_CONTROLS,
+    RESERVED_FIELDS,
+    RESERVED_KINDS,
+    RESERVED_VALUES,
+)
 from reconciler.source.tree import load
 
 CASES = Path(__file__).parent / "cases"
@@ -51,6 +56,9 @@ def test_no_reserved_name_is_forgotten() -> None:
             assert any(
                 f" {kind.lower()}/" in row and f"{field}: {value} is part" in row for row in rows
             ), (kind, field, value)
+    for path, controls in RESERVED_CONTROLS.items():
+        for control in controls:
+            assert any(f" spec.{path}: {str(control).lower()} is part" in row for row in rows), path
 
 
 def test_a_hundred_errors_in_a_hundred_documents_are_all_told(tmp_path: Path) -> None:

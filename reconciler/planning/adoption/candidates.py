@@ -26,8 +26,9 @@ from reconciler.model.ledger import Allocation, AllocationKind, Ledger, VmRecord
 from reconciler.model.observed import NetworkState, VmState
 from reconciler.planning.adoption.found import FoundVm, Left
 from reconciler.planning.adoption.found_rules import rules_of
+from reconciler.planning.resolution.security import profile_named
 
-_SHARED = frozenset({"image", "host", "priceplan"})
+_SHARED = frozenset({"image", "host", "priceplan", "securityprofile"})
 _TENANT_LENGTHS = range(48, 57)
 Excluded = Mapping[ResourceAddress, str]
 
@@ -88,7 +89,7 @@ def gather(basis: Basis, excluded: Excluded) -> Gathered:
     found = [_vm(basis.ledger, vm) for vm in vms]
     networks = _networks(basis, excluded, vms)
     tenants = _tenants(basis, excluded, (*found, *networks))
-    shared = _shared(basis, excluded, (*found, *tenants))
+    shared = _shared(basis, excluded, (*found, *networks, *tenants))
     for candidate in (*shared, *tenants, *networks, *found):
         gathered.candidates[candidate.address] = candidate
     return gathered
@@ -247,11 +248,15 @@ def _free_prefix(basis: Basis, uid: str, others: list[IPv6Network]) -> IPv6Netwo
 
 
 def _shared(basis: Basis, excluded: Excluded, users: Iterable[Candidate]) -> list[Candidate]:
-    """Images, price plans and the host as copies tell of them, where somebody needs them."""
+    """Images, price plans, profiles and the host as copies tell of them, where somebody needs
+    them.
+    """
     needed: set[str] = set()
     for candidate in users:
         if candidate.spec.get("pricePlan"):
             needed.add(price_plan_address(candidate.spec["pricePlan"]))
+        if (profile := profile_named(candidate.spec)) is not None:
+            needed.add(profile)
         boot = candidate.spec.get("boot") or {}
         needed.add(f"image/{boot.get('image')}")
     lone = not any(kind_of(a) == "host" for a in basis.ledger.managed)

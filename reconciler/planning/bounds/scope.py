@@ -15,6 +15,7 @@ from reconciler.model.ledger import Ledger
 from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.comparison.host import host_of
 from reconciler.planning.resolution.recorded import recorded_network
+from reconciler.planning.resolution.security import profile_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def _within(address: ResourceAddress, named: frozenset[ResourceAddress]) -> bool
 
 
 def _needs(fleet: ResolvedFleet, address: ResourceAddress) -> set[ResourceAddress]:
-    """What a target cannot exist without: its tenant, a VM's networks, the host."""
+    """What a target cannot exist without: its tenant, a VM's networks, their profiles, the host."""
     parts = address.split("/")
     needed = {host_of(fleet)}
     if parts[0] in {"network", "vm"}:
@@ -82,7 +83,9 @@ def _needs(fleet: ResolvedFleet, address: ResourceAddress) -> set[ResourceAddres
     if address in fleet.vms:
         interfaces = fleet.vms[address].launch.interfaces
         needed |= {network_address(parts[1], entry.network) for entry in interfaces}
-    return needed
+    networks = (fleet.records.get(a) for a in {address, *needed} if kind_of(a) == "network")
+    profiles = (profile_named(record.spec) for record in networks if record is not None)
+    return needed | {profile for profile in profiles if profile is not None}
 
 
 def _users_of(ledger: Ledger, chosen: set[ResourceAddress]) -> set[ResourceAddress]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.ledger import Hold
 from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.bounds.holds import (
@@ -17,6 +19,7 @@ from reconciler.planning.bounds.holds import (
 from reconciler.planning.bounds.scope import Scope
 from reconciler.planning.comparison.draft import Draft, Inputs
 from reconciler.planning.memo import Memo
+from reconciler.planning.resolution.security import profile_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +66,36 @@ def aim_of(
     differing = {
         address
         for address, record in fleet.records.items()
-        if address.startswith("network/")
+        if kind_of(address) in {"network", "securityprofile"}
         and (address not in managed or managed[address].spec_hash != record.spec_hash
              or address in inputs.renames)
     }  # fmt: skip
     kept = {address for address in differing if aim.is_held(address)}
     told = {address for address in differing - kept if aim.is_reported(address)}
-    with_held = left_with_networks(fleet, inputs.ledger, kept)
+    why = {network: f"{network}, which it is in, differs and is held" for network in kept}
+    # What a profile would be decides what its networks' VMs would be.
+    for network, profile in _users(fleet, kept).items():
+        words = f"{network}, which it is in, is held to {profile}, which differs and is held"
+        why.setdefault(network, words)
+    with_held = left_with_networks(fleet, inputs.ledger, why.keys())
+    told |= _users(fleet, told).keys() - why.keys()
     with_told = left_with_networks(fleet, inputs.ledger, told)
     also = tuple(
-        Hold(vm, "metald", f"{network}, which it is in, differs and is held", 0.0, "")
+        Hold(vm, "metald", why[network], 0.0, "")
         for vm, network in with_held.items()
         if not aim.is_held(vm)
     )
     aim = replace(aim, held=held | with_held.keys(), reported=frozenset(with_told))
     return aim, (*holds, *also)
+
+
+def _users(
+    fleet: ResolvedFleet, profiles: AbstractSet[ResourceAddress]
+) -> Mapping[ResourceAddress, ResourceAddress]:
+    """Networks that name one of these SecurityProfiles, with which."""
+    found = {}
+    for address, record in fleet.records.items() if profiles else ():
+        profile = profile_named(record.spec) if kind_of(address) == "network" else None
+        if profile is not None and profile in profiles:
+            found[address] = profile
+    return found

@@ -20,8 +20,11 @@ from reconciler.planning.comparison.fields import Shown
 from reconciler.planning.comparison.ports import drop_ports
 from reconciler.planning.resolution.ownership import is_ours
 from reconciler.planning.resolution.recorded import recorded_ports
+from reconciler.planning.resolution.security import profile_named
 
-_DELETION_ORDER = {"vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4, "priceplan": 5}
+_DELETION_ORDER = {
+    "vm": 0, "network": 1, "tenant": 2, "image": 3, "host": 4, "priceplan": 5, "securityprofile": 6,
+}  # fmt: skip
 
 
 def compare_gone(
@@ -33,8 +36,8 @@ def compare_gone(
 ) -> None:
     """Plan the deletion of ``gone`` (managed addresses), each after what depends on it.
 
-    ``kept``: tenants of which a file is broken, and VMs that are held. What a VM that stays
-    lives in stays with it.
+    ``kept``: tenants of which a file is broken, and VMs and networks that are left as they are.
+    What a VM that stays lives in stays with it, and what a network that stays is held to.
     """
     ordered = sorted(gone, key=lambda address: (_DELETION_ORDER[kind_of(address)], address))
     if not ordered:
@@ -47,9 +50,11 @@ def compare_gone(
         tenant = tenant_of(address)
         if tenant in frozen_tenants:
             draft.warnings.append(f"{address} is not deleted: a file of tenant {tenant} is broken")
+            standing.add(address)
             continue
         if inhabitant := _inhabitant(inputs, address, standing):
-            draft.warnings.append(f"{address} is not deleted: {inhabitant} stays in it")
+            how = "is held to it" if kind_of(address) == "securityprofile" else "stays in it"
+            draft.warnings.append(f"{address} is not deleted: {inhabitant} {how}")
             standing.add(address)
             continue
         if managed.spec.get("protect") and address not in inputs.unprotected:
@@ -79,13 +84,18 @@ def _unseen(inputs: Inputs) -> Iterator[ResourceAddress]:
 def _inhabitant(
     inputs: Inputs, address: ResourceAddress, standing: AbstractSet[ResourceAddress]
 ) -> ResourceAddress | None:
-    """Something that stays and cannot be without ``address``: a tenant's, a network's."""
+    """Something that stays and cannot be without ``address``: a tenant's, a network's, a network
+    by its profile.
+    """
     kind = kind_of(address)
     for other in sorted(standing, key=lambda a: (_DELETION_ORDER[kind_of(a)], a)):
         if kind == "tenant" and other != address and tenant_of(other) == tenant_of(address):
             return other
         lives = kind_of(other) == "vm" and other in inputs.ledger.managed
         if kind == "network" and lives and address in recorded_networks(inputs.ledger, other):
+            return other
+        known = inputs.ledger.managed.get(other) if kind_of(other) == "network" else None
+        if known is not None and profile_named(known.spec) == address:
             return other
     return None
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from reconciler.model.plan import FieldChange
+from reconciler.planning.comparison.security import follows_its_network
 
 NOT_RECORDED = "declared, and not on record yet"
 NOT_THERE = "declared, and not there yet"
@@ -46,6 +47,8 @@ def in_place(fields: Sequence[FieldChange], *, live: bool) -> str:
     if not names:
         return ""
     how = "changed in place, nothing is restarted" if live else "changed while it is off"
+    if follows_its_network(fields):
+        return f"{', '.join(names)}: the policy of its network or profile changes; {how}"
     return f"{', '.join(names)}: {how}"
 
 

@@ -32,6 +32,7 @@ from reconciler.planning.comparison.draft import Draft, Inputs
 from reconciler.planning.comparison.fields import Shown, differences
 from reconciler.planning.comparison.ports import drop_ports, raise_ports, shed_elements, tap_keys
 from reconciler.planning.comparison.power import Decision, Found, decide, is_live
+from reconciler.planning.comparison.security import vm_differences
 from reconciler.planning.resolution.recorded import is_another_generation, recorded_ports
 
 
@@ -76,7 +77,7 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
         return _Case(vm, managed, found, Shown(vm.spec))
     fields = inputs.rename_of(vm.address)
     if changed:
-        fields += differences(managed.spec, vm.spec, path="spec")
+        fields += vm_differences(managed.spec, vm.spec)
     return _Case(vm, managed, found, fields)
 
 

@@ -17,6 +17,8 @@ from reconciler.planning.canonical import digest
 from reconciler.planning.resolution.recorded import recorded_network
 from reconciler.planning.resolution.renames import all_documents
 
+# Profiles of metald's under which a network that lets nobody in need not say so.
+DENY_BY_DEFAULT = frozenset({"high", "medium"})
 _KIND_OF = {name.lower(): name for name in KINDS}
 
 
@@ -93,6 +95,8 @@ def _declared(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     known = KINDS[kind].model_fields["spec"].annotation
     keys = {field.alias or name for name, field in getattr(known, "model_fields", {}).items()}
     declared = {key: value for key, value in spec.items() if key in keys}
+    if declared.get("ingress") == [] and declared.get("security") in DENY_BY_DEFAULT:
+        del declared["ingress"]
     if "interfaces" in declared:
         declared["interfaces"] = [_interface(entry) for entry in declared["interfaces"]]
     if declared.get("boot"):
@@ -101,7 +105,7 @@ def _declared(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
-    added = {"addresses", "mac", "tap", "zone", "uid"}
+    added = {"addresses", "mac", "tap", "zone", "uid", "security"}
     kept = {key: value for key, value in entry.items() if key not in added}
     return {**kept, "address": entry["addresses"][0]}
 

@@ -25,13 +25,14 @@ from reconciler.model.resolved import (
     ResolvedVm,
     link_alias,
 )
+from reconciler.planning.resolution.control_values import recorded_policy
 
 
 def is_another_generation(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """A recorded spec asks for something else, and does not only call things otherwise.
 
-    Labels, how it is reconciled, the names of networks and the places of boot files do not count:
-    a VM that ended for good is not started again for them.
+    Labels, how it is reconciled, the names of networks, what follows from their policies and the
+    places of boot files do not count: a VM that ended for good is not started again for them.
     """
     return _substance(before) != _substance(after)
 
@@ -40,7 +41,9 @@ def _substance(spec: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in spec.items() if key not in {"labels", "reconcile"}}
     if "interfaces" in found:
         interfaces = found["interfaces"]
-        found["interfaces"] = [{**entry, "network": entry.get("zone")} for entry in interfaces]
+        found["interfaces"] = [
+            {**entry, "network": entry.get("zone"), "security": None} for entry in interfaces
+        ]
     if found.get("boot"):
         found["boot"] = {**found["boot"], "kernel": "", "initrd": ""}
     return found
@@ -109,6 +112,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         addresses=tuple(entry["addresses"]),
         link_local=identity.link_local_of(entry["mac"]),
         uid=uid or entry.get("uid", ""),
+        policy=recorded_policy(entry.get("security")),
     )
 
 

@@ -28,8 +28,9 @@ def all_documents(fleet: Fleet) -> Iterator[AnyDocument]:
 
 def documents_beside_vms(fleet: Fleet) -> Iterator[AnyDocument]:
     """The few that are no VM."""
-    shared = (fleet.images, fleet.hosts, fleet.price_plans)
-    for part in (fleet.tenants, fleet.networks, *shared):
+    yield from fleet.tenants.values()
+    yield from fleet.networks.values()
+    for part in fleet.shared:
         yield from part.values()
 
 
@@ -47,7 +48,7 @@ def check_renames(fleet: Fleet, renamed: Iterable[AnyDocument]) -> Iterator[Find
     ``renamed``: all documents that may say what they were named before.
     A cycle of renames is the former for each of its members.
     """
-    parts = (fleet.tenants, fleet.networks, fleet.vms, fleet.images, fleet.hosts, fleet.price_plans)
+    parts = (fleet.tenants, fleet.networks, fleet.vms, *fleet.shared)
     claimed: dict[ResourceAddress, ResourceAddress] = {}
     for document in renamed:
         source = source_of(document)

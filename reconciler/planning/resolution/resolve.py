@@ -13,7 +13,11 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from reconciler.model import identity
-from reconciler.model.addresses import ResourceAddress, tenant_address
+from reconciler.model.addresses import (
+    ResourceAddress,
+    security_profile_address,
+    tenant_address,
+)
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Allocation, Ledger
 from reconciler.model.observed import ImageFacts
@@ -31,7 +35,14 @@ from reconciler.model.specs import (
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
 from reconciler.planning.resolution.claims import Claims
+from reconciler.planning.resolution.control_values import leaves, nested
 from reconciler.planning.resolution.renames import RENAMED_FROM, all_documents, renamed, renames_of
+from reconciler.planning.resolution.security import (
+    Secured,
+    declared_profiles,
+    default_ingress,
+    network_policy,
+)
 from reconciler.planning.resolution.vms import resolve_vms
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
@@ -75,7 +86,7 @@ def resolve(
     renames, findings = renames_of(fleet, ledger)
     ledger = renamed(ledger, renames)
     claims = Claims(ledger, partial(memo.by_resource, ledger))
-    work = Work(fleet, ledger, images, claims, renames)
+    work = Work(fleet, ledger, images, claims, renames, declared_profiles(fleet))
     work.findings.extend(findings)
     _reserve_statics(work)
     others: list[Host | Image | PricePlan] = [
@@ -85,6 +96,8 @@ def resolve(
     ]
     for document in others:
         _record(work, document, dump_spec(document))
+    for profile in fleet.security_profiles.values():
+        _record(work, profile, profile.spec.given())
     for tenant in fleet.tenants.values():
         _tenant(work, tenant)
     for network in fleet.networks.values():
@@ -169,14 +182,45 @@ def _network(work: Work, network: Network) -> None:
     if within is None:
         undeclared(work, (address, tenant, ("metadata", "tenant")), work.fleet.tenants)
         return
+    secured = _secured(work, network)
+    if secured is None:
+        return
     uid, _ = work.identity(address)
     prefix = _prefix(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))
     if prefix is None:
         return
+    work.security[address] = secured
     work.prefixes[address] = prefix
     zone = work.claims.draw("zone", identity.zones(uid), owner=uid, resource=address)
     work.zones[address] = int(zone)
-    _record(work, network, {**dump_spec(network), "prefix": str(prefix), "zone": int(zone)})
+    _record(work, network, _network_spec(network, secured, (prefix, int(zone))))
+
+
+def _secured(work: Work, network: Network) -> Secured | None:
+    """What the network's interfaces are held to; None when its SecurityProfile is missing."""
+    address, spec = network.address, network.spec
+    own = {} if spec.policy is None else {"policy": spec.policy.given()}
+    declared = {"security": spec.security, **own}
+    layered = network_policy(address, declared, work.profiles)
+    if layered is None:
+        named = security_profile_address(spec.security)
+        undeclared(work, (address, named, ("spec", "security")), work.fleet.security_profiles)
+        return None
+    return Secured.of(layered)
+
+
+def _network_spec(
+    network: Network, secured: Secured, given: tuple[IPv6Network, int]
+) -> dict[str, Any]:
+    """The spec as recorded: what was drawn, and what a default that depends on others says."""
+    prefix, zone = given
+    spec = {**dump_spec(network), "prefix": str(prefix), "zone": zone}
+    if spec["ingress"] is None:
+        spec["ingress"] = default_ingress(secured.layered.base, network.address)
+    policy = spec.pop("policy")
+    if policy is not None:
+        spec["policy"] = nested(dict(leaves(policy)))
+    return spec
 
 
 def _prefix(

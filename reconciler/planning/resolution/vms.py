@@ -69,7 +69,7 @@ def _same(one: Managed, other: Managed | None) -> bool:
 def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
-        work.prefixes, work.zones, frozenset(work.static_addresses),
+        work.prefixes, work.zones, frozenset(work.static_addresses), work.security,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
             for interface, port in zip(vm.spec.interfaces, ports, strict=True)
         ),
     )  # fmt: skip
-    spec = _vm_spec(vm, launch, ports)
+    spec = _vm_spec(work, vm, launch, ports)
     spec_hash = work.register(address, (uid, incarnation), spec)
     resolved = ResolvedVm(
         address, uid, incarnation, launch, ports,
@@ -109,7 +109,7 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
     return resolved
 
 
-def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, Any]:
+def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, Any]:
     """The spec as recorded and compared: defaults, digests and identities filled in."""
     spec = dump_spec(vm)
     spec.update(recorded_metadata(vm))
@@ -121,6 +121,7 @@ def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, A
             "tap": port.tap,
             "zone": port.zone,
             "uid": port.uid,
+            **_security(work, vm, interface),
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
     ]
@@ -137,6 +138,14 @@ def _vm_spec(vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, A
         if vm.spec.boot is not None and vm.spec.boot.cmdline != launch.boot.cmdline:
             spec["boot"]["extra"] = vm.spec.boot.cmdline
     return spec
+
+
+def _security(work: Work, vm: Vm, interface: Interface) -> dict[str, Any]:
+    """What an interface's record says of its policy: what it gives itself, and what holds."""
+    network = network_address(vm.metadata.tenant, interface.network)
+    _, recorded, own = work.security[network].interface(interface)
+    found: dict[str, Any] = {"policy": own} if own else {}
+    return found if recorded is None else {**found, "security": recorded}
 
 
 def _ports(work: Work, vm: Vm, address: ResourceAddress, incarnation: int) -> list[Port]:
@@ -175,6 +184,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         addresses=(guest_address,),
         link_local=identity.link_local_of(mac),
         uid=uid,
+        policy=work.security[network].interface(interface).policy,
     )
 
 

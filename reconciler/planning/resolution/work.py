@@ -19,6 +19,7 @@ from reconciler.planning.canonical import digest_plain
 from reconciler.planning.findings import Finding, PathPart
 from reconciler.planning.resolution.claims import Claims
 from reconciler.planning.resolution.images import boot_files
+from reconciler.planning.resolution.security import Profiles, Secured
 
 
 @dataclass(slots=True)
@@ -30,10 +31,12 @@ class Work:
     images: Mapping[str, ImageFacts]
     claims: Claims
     renames: Mapping[ResourceAddress, ResourceAddress]
+    profiles: Profiles
     records: dict[ResourceAddress, ResolvedRecord] = field(default_factory=dict)
     vms: dict[ResourceAddress, ResolvedVm] = field(default_factory=dict)
     prefixes: dict[ResourceAddress, IPv6Network] = field(default_factory=dict)
     zones: dict[ResourceAddress, int] = field(default_factory=dict)
+    security: dict[ResourceAddress, Secured] = field(default_factory=dict)
     static: list[IPv6Network] = field(default_factory=list)
     static_addresses: set[str] = field(default_factory=set)
     registrations: list[Registration] = field(default_factory=list)
