@@ -19,7 +19,13 @@ from reconciler.model.security import PROFILES
 from reconciler.model.specs import SHORT_LIMITS, Interface, Network
 from reconciler.planning.compliance import open_egress, weaknesses
 from reconciler.planning.findings import Defect, Finding, PathPart
-from reconciler.planning.resolution.control_values import ALLOWED, MODE, leaves
+from reconciler.planning.resolution.control_values import (
+    ALLOWED,
+    INTER_TENANT,
+    INTRA_NETWORK,
+    MODE,
+    leaves,
+)
 from reconciler.planning.resolution.security import (
     Layered,
     built_in,
@@ -28,7 +34,6 @@ from reconciler.planning.resolution.security import (
     profile_policy,
 )
 
-INTER_TENANT = "isolation.interTenant"
 # The VM, its tenant, the interface's position, and the interface.
 Placed = tuple[ResourceAddress, str, int, Interface]
 
@@ -92,6 +97,11 @@ def _defects(policy: Layered) -> Iterator[Defect]:
         )
         hint = "write sourceValidation: {address: prefix}, or leave slaac out"
         yield Defect("slaac under strict", ("slaac", "sourceValidation.address"), message, hint)
+    if values["rateLimits.packetsPerSecond"] != "none" and not values["rateLimits.burst.packets"]:
+        message = "packetsPerSecond without a burst drops packets that come in bunches"
+        hint = "write burst: {packets: 1000} beside it"
+        paths = ("rateLimits.packetsPerSecond", "rateLimits.burst.packets")
+        yield Defect("rate without burst", paths, message, hint, severity="warning")
     yield from weaknesses(policy)
 
 
@@ -161,6 +171,10 @@ def _interface(
     short = tuple(name for name in SHORT_LIMITS if getattr(interface, name) is not None)
     for finding in layer.findings():
         yield _at_short_form(finding, at, short)
+    if policy.values[INTRA_NETWORK] != below.values[INTRA_NETWORK]:
+        message = f"{INTRA_NETWORK} is {below.values[INTRA_NETWORK]} for all of {address}"
+        hint = "a network is open or closed inside as a whole: write it there"
+        yield Finding(vm, layer.field(INTRA_NETWORK), message, hint)
     if policy.values[INTER_TENANT] == "block" != below.values[INTER_TENANT]:
         for _, peer in _other_tenants(fleet.networks[address]):
             message = f"a rule of {address} names {peer}, of another tenant"

@@ -3,7 +3,7 @@ reachability matrix and its changes are made from.
 
 Pure. Works on recorded specs (what `Managed.spec` and `Registration.spec` hold). Traffic from
 one network to another is allowed where the ingress rules of the one and the egress of the
-other agree; inside a network all is open.
+other agree; inside a network all is open, unless its security policy says otherwise.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.policy import FIRST_PORT, LAST_PORT, span
+from reconciler.planning.resolution.control_values import INTRA_NETWORK
+from reconciler.planning.resolution.security import network_policy
 
 Specs = Mapping[ResourceAddress, Mapping[str, Any]]
 Span = tuple[int, int]
@@ -64,6 +66,17 @@ def allowed_between(
             ranges = intersection(let_in[source], _let_out(specs[source], source, target))
             found.extend(as_allowed(source, target, ranges))
     return tuple(sorted(found))
+
+
+def open_inside(specs: Specs) -> frozenset[ResourceAddress]:
+    """Networks whose members reach each other (``isolation.intraNetwork``)."""
+    found = set()
+    for address, spec in specs.items():
+        if kind_of(address) == "network":
+            policy = network_policy(address, spec, specs)
+            if policy is not None and policy.values[INTRA_NETWORK] == "allow":
+                found.add(address)
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from reconciler.planning.reachability.policy import (
     Span,
     Specs,
     allowed_between,
+    open_inside,
 )
 from reconciler.planning.reachability.policy import ranges_by_pair as by_pair
 from reconciler.planning.reachability.reach import Party
@@ -222,6 +223,7 @@ def _within(port: int, spans: Iterable[Span]) -> bool:
 
 
 _INSIDE = samples(dict.fromkeys(PROTOCOLS, (WHOLE,)))
+_CLOSED = samples({})
 
 
 def choose(ground: Ground, *, limit: int, seed: int) -> Chosen:
@@ -249,6 +251,7 @@ class _Chooser:
         self._sources, self._targets = sorted(ground.senders), sorted(ground.targets)
         touched = frozenset((*self._sources, *self._targets))
         self._ranges = by_pair(allowed_between(ground.specs, touched))
+        self._open = open_inside(ground.specs)
         self.untried: dict[Pair, str] = {}  # filled as packets are asked for
         self.count = len(self._sources) * (len(self._targets) + ground.with_host)
 
@@ -317,7 +320,7 @@ class _Chooser:
             return []
         source, target = ends
         if pair[0] == pair[1]:
-            chosen = _INSIDE
+            chosen = _INSIDE if pair[0] in self._open else _CLOSED
         else:
             chosen = samples(self._ranges.get(pair, {}), self._ground.held.get(pair, ()))
         to = target.address
@@ -339,7 +342,7 @@ class _Chooser:
         return None
 
     def _host(self) -> Iterator[list[Probe]]:
-        closed = [s for s in samples({}) if s.header not in _OTHERS[:-1]]
+        closed = [s for s in _CLOSED if s.header not in _OTHERS[:-1]]
         for source in self._turned(self._sources) if self._ground.with_host else ():
             addresses = self._ground.host_addresses
             yield [self._to_host(source, 0, a, sample) for a in addresses for sample in closed]

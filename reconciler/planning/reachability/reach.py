@@ -20,6 +20,7 @@ from reconciler.planning.reachability.policy import (
     allowed_between,
     as_allowed,
     difference,
+    open_inside,
     ranges_by_pair,
 )
 
@@ -115,31 +116,31 @@ def reach_matrix(specs: Specs, source: str | None, target: str | None) -> dict[s
 
 
 def reach(specs: Specs) -> tuple[Allowed, ...]:
-    """The matrix: every network with itself, and what the rules allow between networks."""
-    inside = [
-        Allowed(address, address, "any", *WHOLE)
-        for address in specs
-        if kind_of(address) == "network"
-    ]
-    return tuple(sorted([*inside, *allowed_between(specs)]))
+    """The matrix: open networks with themselves, and what the rules allow between networks."""
+    return tuple(sorted([*map(_inside, open_inside(specs)), *allowed_between(specs)]))
+
+
+def _inside(network: ResourceAddress) -> Allowed:
+    return Allowed(network, network, "any", *WHOLE)
 
 
 def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
-    """What becomes reachable or unreachable between networks, as few entries as possible.
+    """What becomes reachable or unreachable, as few entries as possible.
 
-    A network's reach of itself comes and goes with the network, and is not told.
+    A network's reach of itself that comes and goes with the network is not told.
     """
+    turned = _turned_inside(before, after)
     changed = {
         address
         for address in before.keys() | after.keys()
         if kind_of(address) == "network" and before.get(address) != after.get(address)
     }
     if not changed:
-        return ()
+        return turned
     old = ranges_by_pair(allowed_between(before, changed))
     new = ranges_by_pair(allowed_between(after, changed))
     ends_before, ends_after = ends_by_network(before), ends_by_network(after)
-    found: list[ReachChange] = []
+    found = list(turned)
     for pair in sorted(old.keys() | new.keys()):
         gone = difference(old.get(pair, {}), new.get(pair, {}))
         come = difference(new.get(pair, {}), old.get(pair, {}))
@@ -152,6 +153,19 @@ def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
             for entry in sorted(as_allowed(*pair, come))
         ]
     return tuple(found)
+
+
+def _turned_inside(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
+    """Networks that are opened or closed inside, by their own policy or their profile's."""
+    old, new = open_inside(before), open_inside(after)
+    turned = sorted(a for a in old ^ new if a in before and a in after)
+    ends = ends_by_network(after if turned else {})
+    return tuple(
+        ReachChange(
+            _inside(a), "reachable" if a in new else "unreachable", witness(_inside(a), ends)
+        )
+        for a in turned
+    )
 
 
 def ends_by_network(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:

@@ -28,6 +28,8 @@ DEFAULT_PROFILE: Final[ProfileName] = "high"
 FRAMEWORKS: Final = "compliance.frameworks"
 MODE: Final = "extensionHeaders.mode"
 ALLOWED: Final = "extensionHeaders.allowed"
+INTER_TENANT: Final = "isolation.interTenant"
+INTRA_NETWORK: Final = "isolation.intraNetwork"
 FRAGMENTS: Final = "extensionHeaders.fragments"
 
 
@@ -66,8 +68,8 @@ _FIELDS: Final[Mapping[str, _Field]] = {
     "sourceValidation.reversePath": _Field("reverse_path"),
     "sourceValidation.blockBogons": _Field("block_bogons"),
     "extensionHeaders.maxChain": _Field("max_chain"),
-    "isolation.interTenant": _word("cross_tenant", true="selective", false="block"),
-    "isolation.intraNetwork": _word("intra_network", true="allow", false="block"),
+    INTER_TENANT: _word("cross_tenant", true="selective", false="block"),
+    INTRA_NETWORK: _word("intra_network", true="allow", false="block"),
     "rateLimits.packetsPerSecond": _limit("packets_per_second"),
     "rateLimits.bandwidth": _BANDWIDTH,
     "rateLimits.connections": _limit("connections"),
