@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from reconciler.model.reserved import is_reserved_control
 from reconciler.model.specs import NetworkSpec
 from reconciler.planning.findings import Defect
 from reconciler.planning.resolution.control_values import FRAMEWORKS
@@ -15,6 +16,7 @@ from reconciler.planning.resolution.security import Layered
 
 _TLS: Final = "TLS on the gateway"
 _RETENTION: Final = "a retention period for samples and events"
+_EVENTS: Final = "logging of events"
 # What nothing in the specs of this version says.
 _NOT_SHOWN: Final = {
     "pci-dss": (_TLS,),
@@ -27,12 +29,14 @@ _NOT_SHOWN: Final = {
 def weaknesses(policy: Layered) -> Iterator[Defect]:
     """Where a policy is weaker than the frameworks it claims."""
     for framework in policy.values[FRAMEWORKS]:
+        hidden = _NOT_SHOWN.get(framework, ())
         if framework == "soc2":
             yield from _soc2(policy)
+            hidden = (_EVENTS,) if is_reserved_control("logging", "events") else ()
         elif framework == "pci-dss" and policy.base == "low":
             message = "pci-dss asks for a profile that is not low"
             yield Defect("pci-dss profile", (), message, "build on high or medium")
-        for what in _NOT_SHOWN.get(framework, ()):
+        for what in hidden:
             message = f"{framework} asks for {what}, and this version cannot show that"
             hint = f"leave {framework} out; what cannot be shown is refused"
             yield Defect(f"{framework} {what}", (FRAMEWORKS,), message, hint)
@@ -41,7 +45,7 @@ def weaknesses(policy: Layered) -> Iterator[Defect]:
 def _soc2(policy: Layered) -> Iterator[Defect]:
     rules = (
         ("sourceValidation.address", ("strict",), "source addresses to be checked strictly"),
-        ("logging", ("events", "denies"), "logging of events at least"),
+        ("logging", ("events", "denies"), "logging to be events at least"),
     )
     for path, accepted, asked in rules:
         if policy.values[path] not in accepted:

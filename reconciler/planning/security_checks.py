@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from reconciler.model.addresses import ResourceAddress, network_address, tenant_of
 from reconciler.model.fleet import Fleet
-from reconciler.model.reserved import NOT_YET, REMOVE_HINT, RESERVED_CONTROLS
+from reconciler.model.reserved import NOT_YET, REMOVE_HINT, is_reserved_control
 from reconciler.model.security import PROFILES
 from reconciler.model.specs import SHORT_LIMITS, Interface, Network
 from reconciler.planning.compliance import open_egress, weaknesses
@@ -64,7 +64,7 @@ class _Layer:
     def findings(self) -> Iterator[Finding]:
         """What this layer brings in."""
         for path, value in self.given.items():
-            if not isinstance(value, list) and value in RESERVED_CONTROLS.get(path, ()):
+            if is_reserved_control(path, value):
                 told = str(value).lower() if isinstance(value, bool) else value
                 yield Finding(self.resource, self.field(path), f"{told} {NOT_YET}", REMOVE_HINT)
         if self.given.get(ALLOWED) and self.policy.values[MODE] != "selective":

@@ -146,12 +146,15 @@ def drop_ports(
 
 
 def shed_elements(draft: Draft, network: NetworkState, old: tuple[Port, ...]) -> None:
-    """Plan the removal of what a port that stays no longer needs, after its tap has changed."""
+    """Plan the removal of what a port that stays no longer needs, after its tap has changed and
+    what it needs instead is there: meanwhile nothing is lost that both allow.
+    """
     for port in old:
         stale = (port_elements(port) & network.firewall.elements) - draft.wanted_elements
         if stale:
             operation = ChangeElements(frozenset(), stale)
-            draft.step(_key(port, "shed"), port.vm, operation, after=(_key(port, "tap"),))
+            after = (_key(port, "tap"), _key(port, "bind"))
+            draft.step(_key(port, "shed"), port.vm, operation, after=after)
 
 
 def tap_keys(ports: tuple[Port, ...]) -> tuple[str, ...]:

@@ -45,3 +45,17 @@ def follows_its_network(fields: Sequence[FieldChange]) -> bool:
     """All that changes is what the VM's networks and their profiles say of its interfaces."""
     paths = [field.path.partition("].")[2] for field in fields]
     return bool(paths) and all(path.startswith("security.") for path in paths)
+
+
+def unexplained(
+    drift: Sequence[FieldChange], fields: Sequence[FieldChange]
+) -> tuple[FieldChange, ...]:
+    """What was found besides firewall entries that a changed policy is the reason for."""
+    changed = {
+        f"status.{place}].firewall"
+        for place, found, rest in (
+            field.path.removeprefix("spec.").partition("].") for field in fields
+        )
+        if found and rest.startswith("security.")
+    }
+    return tuple(field for field in drift if field.path not in changed)

@@ -32,7 +32,7 @@ from reconciler.planning.comparison.draft import Draft, Inputs
 from reconciler.planning.comparison.fields import Shown, differences
 from reconciler.planning.comparison.ports import drop_ports, raise_ports, shed_elements, tap_keys
 from reconciler.planning.comparison.power import Decision, Found, decide, is_live
-from reconciler.planning.comparison.security import vm_differences
+from reconciler.planning.comparison.security import unexplained, vm_differences
 from reconciler.planning.resolution.recorded import is_another_generation, recorded_ports
 
 
@@ -161,7 +161,8 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     )
     # One that is stopped is asked to go first, with its network as it is.
     dropped = _replace_ports(draft, network, case, after=(f"{vm.address}:stop",))
-    drift = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
+    lacking = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
+    drift = unexplained(lacking, case.fields)
     if decision.warning:
         draft.warnings.append(decision.warning)
     power = _act(draft, case, decision, dropped)
