@@ -31,6 +31,7 @@ LOOKS = {
     ("get", "image"): "list",
     ("get", "host"): "list",
     ("get", "priceplan"): "list",
+    ("get", "securityprofile"): "list",
     ("describe", "vm/acme/one"): "description",
     ("describe", "network/acme/lan"): "description",
     ("why", "vm/acme/one"): "why",
