@@ -26,6 +26,7 @@ from reconciler.model.ledger import Allocation, AllocationKind, Ledger, VmRecord
 from reconciler.model.observed import NetworkState, VmState
 from reconciler.planning.adoption.found import FoundVm, Left
 from reconciler.planning.adoption.found_rules import rules_of
+from reconciler.planning.resolution.control_values import DEFAULT_PROFILE
 from reconciler.planning.resolution.security import profile_named
 
 _SHARED = frozenset({"image", "host", "priceplan", "securityprofile"})
@@ -180,7 +181,8 @@ def _network(
     else:
         uid = _new_uid(basis.ledger, address)
         prefix = str(IPv6Network((interfaces[0]["addresses"][0], 64), strict=False))
-        head = {"prefix": prefix, "mode": "routed", "security": "high", "zone": zone}
+        held = interfaces[0].get("security", {"profile": DEFAULT_PROFILE})
+        head = {"prefix": prefix, "mode": "routed", "security": held["profile"], "zone": zone}
         spec = {**head, **rules, "labels": {}}
         proof = f"told by {len(interfaces)} of its VMs"
     claims = (

@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, parse_address
-from reconciler.model.firewall import Element
+from reconciler.model.firewall import Element, port_elements
+from reconciler.model.identity import link_local_of
 from reconciler.model.kept import Kept, KeptRecord
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.quantities import format_size
-from reconciler.model.resolved import BootFiles, GuestInterface
+from reconciler.model.resolved import BootFiles, GuestInterface, Port
+from reconciler.model.security import PROFILES
+from reconciler.planning.resolution.control_values import DEFAULT_PROFILE
 from reconciler.planning.resolution.images import ImageRequest
 from reconciler.planning.resolution.ownership import alias_parts, is_ours
 
+_PLACING = frozenset({"taps", "zone_of", "segment_of", "class_of", "isolated"})
 _IMAGE_PARTS = 3  # …/images/NAME/FILE
 
 
@@ -113,7 +117,12 @@ def _found(
     copy = kept.records.get(address)
     if copy is not None and copy.uid == state.uid:
         return _from_copy(copy, state)
-    spec = _spec_of(state, [entry for _, entry in named], images)
+    elements = network.firewall.elements
+    interfaces = [
+        {**entry, **_security_of(guest, entry["zone"], elements)}
+        for guest, (_, entry) in zip(state.launch.interfaces, named, strict=True)
+    ]
+    spec = _spec_of(state, interfaces, images)
     untold = ("labels", "restart", "protect")
     unix_id = state.launch.unix_id
     return FoundVm(address, state.uid, unix_id, spec, state, state.boot_id, untold)
@@ -156,6 +165,31 @@ def _interface(entry: GuestInterface, network: NetworkState) -> tuple[str, dict[
         "uid": uid,
     }
     return vm, interface
+
+
+def _security_of(entry: GuestInterface, zone: int, elements: frozenset[Element]) -> dict[str, Any]:
+    """The profile that an interface is held to by what the firewall knows of it, no more and no
+    less; where something is missing of the default, the proof will say what.
+    """
+    known = _of_policy(entry, elements)
+    asked = {}
+    for name, policy in PROFILES.items():
+        port = Port(
+            entry.tap, "", ResourceAddress(""), entry.mac, zone, entry.addresses,
+            link_local_of(entry.mac), policy=policy,
+        )  # fmt: skip
+        asked[name] = _of_policy(entry, port_elements(port))
+        if known == asked[name]:
+            return {} if name == DEFAULT_PROFILE else {"security": {"profile": name}}
+    if known <= asked[DEFAULT_PROFILE]:
+        return {}
+    what = "what it is held to is no profile of metald's own, and no copy tells more"
+    raise UnprovedError(f"its link {entry.tap}: {what}")
+
+
+def _of_policy(entry: GuestInterface, elements: frozenset[Element]) -> set[Element]:
+    """Those about a link that do not place it, nor cut it off."""
+    return {e for e in elements if e.key[0] == entry.tap and e.container not in _PLACING}
 
 
 def zone_of(elements: frozenset[Element], tap: str) -> int | None:

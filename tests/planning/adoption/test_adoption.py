@@ -114,6 +114,36 @@ def check_adopted(world: World, kept: Kept) -> tuple[World, Fleet]:
     return new, written
 
 
+def of_every_profile() -> list[dict[str, Any]]:
+    return [
+        document("Tenant", "acme"),
+        *(document("Network", "acme", name, security=name) for name in ("high", "low", "medium")),
+        vm("acme", "all", "high", "low", "medium"),
+        vm("acme", "lone", "low"),
+    ]
+
+
+def test_a_profile_of_metald_is_told_by_the_firewall_alone() -> None:
+    world, _ = applied(of_every_profile())
+    new, _ = check_adopted(world, Kept(firewall=world.loaded))
+    held = {a: m.spec.get("security") for a, m in new.managed.items() if a.startswith("network/")}
+    assert held == {f"network/acme/{name}": name for name in ("high", "low", "medium")}
+
+
+def test_a_profile_of_ones_own_is_told_by_copies_and_by_nothing_else() -> None:
+    own = {"base": "low", "rateLimits": {"packetsPerSecond": 5}}
+    world, fleet = applied([
+        {**HEAD, "kind": "SecurityProfile", "metadata": {"name": "own"}, "spec": own},
+        *of_every_profile(),
+        document("Network", "acme", "special", security="own"),
+        vm("acme", "odd", "special"),
+    ])  # fmt: skip
+    without = look(lose_state(world), Kept(firewall=world.loaded))
+    assert {subject.split(" ")[0] for subject in reasons(without)} == {"vm/acme/odd"}
+    new, _ = check_adopted(world, copies(world))
+    assert new.plan(fleet).is_empty
+
+
 def test_with_copies_nothing_is_lost_and_the_original_specs_plan_empty() -> None:
     world, fleet = applied(two_tenants())
     kept = copies(world)
