@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.controls import Controls
 from reconciler.model.quantities import format_bandwidth, parse_bandwidth
-from reconciler.model.security import HEADER_NUMBERS, PROFILES, InterfacePolicy
+from reconciler.model.security import HEADER_NUMBERS, PROFILES, InterfacePolicy, ProfileName
 from reconciler.planning.resolution.control_values import (
     FRAMEWORKS,
     PATHS,
@@ -32,6 +34,7 @@ from tests.planning.resolution.policies import VALUES, controls, flat, paths, pr
 from tests.planning.test_cases import fleet_of
 from tests.planning.world import World
 
+ROOT = Path(__file__).resolve().parents[3]
 NETWORK, PROFILE = ResourceAddress("network/acme/front"), ResourceAddress("securityprofile/own")
 VM, OWNER = ResourceAddress("vm/acme/web-1"), "vm/acme/web-1#front"
 HEAD = {"apiVersion": "metald/v1"}
@@ -272,3 +275,29 @@ def test_a_bandwidth_is_spelled_as_it_is_read(bits: int) -> None:
 def test_what_is_no_bandwidth(text: object) -> None:
     with pytest.raises(ValueError, match="bandwidth"):
         parse_bandwidth(text)
+
+
+def documented() -> dict[str, list[str]]:
+    """Values of high, medium and low by path, as docs/api/specs.md tells them."""
+    text = (ROOT / "docs" / "api" / "specs.md").read_text()
+    found = {}
+    for names, cells in re.findall(r"^\| (`[^|]+`) \|[^|]*\|((?:[^|]*\|){3})$", text, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", names):
+            group = re.fullmatch(r"(.*)\{(.*)\}(.*)", name)
+            parts = group[2].split(",") if group else [""]
+            for part in parts:
+                path = f"{group[1]}{part}{group[3]}" if group else name
+                found[path] = [cell.strip() for cell in cells.split("|")[:3]]
+    return found
+
+
+def test_the_documented_figures_are_those_of_the_code() -> None:
+    def shown(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(value) or "none"
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    told = documented()
+    names: tuple[ProfileName, ...] = ("high", "medium", "low")
+    for path in PATHS:
+        assert told[path] == [shown(built_in(name).values[path]) for name in names], path
