@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -40,6 +41,7 @@ API_VERSION = "metald/v1"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 # Limits that an interface may also give directly.
 SHORT_LIMITS = ("bandwidth", "packets_per_second", "connections")
+_NOTHING = (None, None, None, None)
 _LABEL_KEY = re.compile(r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")
 _LABEL_VALUE_MAX = 63
 
@@ -194,7 +196,7 @@ class Interface(SpecModel):
     def controls(self) -> tuple[object, ...] | None:
         """What of a policy it gives itself, as a key; None for nothing."""
         given = (self.policy, self.bandwidth, self.packets_per_second, self.connections)
-        return None if given == (None, None, None, None) else given
+        return None if given == _NOTHING else given
 
     def given(self) -> dict[str, Any]:
         """What of a policy it gives itself, short forms included, as JSON data."""
@@ -370,6 +372,8 @@ KINDS: Mapping[str, type[AnyDocument]] = {
 }
 
 
-def dump_spec(document: AnyDocument) -> dict[str, Any]:
-    """The document's spec as JSON data with camelCase keys and every default filled in."""
-    return document.spec.model_dump(mode="json", by_alias=True)
+def dump_spec(document: AnyDocument, *, without: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+    """The document's spec as JSON data with camelCase keys and every default filled in;
+    ``without`` fields that somebody else writes.
+    """
+    return document.spec.model_dump(mode="json", by_alias=True, exclude=set(without))

@@ -61,6 +61,7 @@ class Specs:
         edits = (
             self._add_vm, self._add_vm, self._remove_vm, self._change_vm, self._change_vm,
             self._change_vm, self._add_network, self._remove_network, self._change_rules,
+            self._change_security,
             self._rename_vm, self._rename_network, self._rename_tenant, self._move_address,
             self._move_address, self._move_address,
             self._relabel, self._set_mode,
@@ -177,6 +178,10 @@ class Specs:
                 vm["spec"]["interfaces"] = [
                     e for e in vm["spec"]["interfaces"] if e["network"] != meta["name"]
                 ]
+
+    def _change_security(self) -> None:
+        if (network := self._any("Network")) is not None:
+            network["spec"]["security"] = self.rng.choice(("high", "medium", "low"))
 
     def _change_rules(self) -> None:
         target = self._any("Network")

@@ -162,7 +162,6 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
     # One that is stopped is asked to go first, with its network as it is.
     dropped = _replace_ports(draft, network, case, after=(f"{vm.address}:stop",))
     lacking = raise_ports(draft, network, vm.ports, live=vm.launch if stays else None)
-    drift = unexplained(lacking, case.fields)
     if decision.warning:
         draft.warnings.append(decision.warning)
     power = _act(draft, case, decision, dropped)
@@ -170,6 +169,7 @@ def _in_place(draft: Draft, network: NetworkState, case: _Case) -> None:
         shown = Shown(vm.spec, power)
         draft.changes.append(Change(vm.address, "create", "none", shown, reasons.NOT_THERE))
         return
+    drift = unexplained(lacking, case.fields)
     fields = (*case.fields, *power, *drift)
     if fields:
         parts = (

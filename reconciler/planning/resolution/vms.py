@@ -33,6 +33,8 @@ from reconciler.planning.resolution.claims import PoolExhaustedError
 from reconciler.planning.resolution.recorded import recorded_interface_uid
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
+_INTERFACES = frozenset({"interfaces"})
+
 
 def resolve_vms(work: Work, memo: Memo) -> list[ResourceAddress]:
     """Resolve every VM, those the memo knows by looking them up; gives the others."""
@@ -111,7 +113,7 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
 
 def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) -> dict[str, Any]:
     """The spec as recorded and compared: defaults, digests and identities filled in."""
-    spec = dump_spec(vm)
+    spec = dump_spec(vm, without=_INTERFACES)
     spec.update(recorded_metadata(vm))
     spec["interfaces"] = [
         {
