@@ -20,9 +20,12 @@ from reconciler.model.plan import AttachTap
 from reconciler.model.quantities import parse_size
 from reconciler.model.resolved import LaunchSpec, Port, link_alias
 from reconciler.model.specs import Vm
+from reconciler.planning.resolution.recorded import recorded_ports
 from tests.planning.world import LISTING, TEMPLATE, World
 from tests.simulation.faults import Faults
 
+# What makes the rules see a link, and know whose it is.
+PLACING = frozenset({"taps", "zone_of", "segment_of", "class_of"})
 LIVE = frozenset({VmPhase.RUNNING, VmPhase.PAUSED, VmPhase.HELD})
 STRANGER_UID, STRANGER_TAP = "feedfeedfeedfeed", "mtffffffffffff"
 
@@ -131,15 +134,32 @@ class Host(World):
             self._require_bound(tap, taken)
 
     def _require_bound(self, tap: str, taken: frozenset[Element]) -> None:
-        """Nothing that makes the rules see a tap which is up was taken away just now.
+        """Nothing that makes the rules see a tap which is up was taken away just now, nor a limit
+        that its record asks for.
 
-        Sources it is bound to may go before it is changed: then it sends nothing.
+        Sources it is bound to may go before it is changed: then it sends nothing. What a stricter
+        policy does not have is gone for good.
         """
         present = {(e.container, e.key) for e in self.elements}
         own = {e for e in taken if e.key == (tap,)}
-        needed = {e for e in own if (e.container, e.key) not in present}
+        asked = {(e.container, e.key) for e in self._asked_for(tap)}
+        needed = {
+            e for e in own
+            if (e.container, e.key) not in present
+            and (e.container in PLACING or (e.container, e.key) in asked)
+        }  # fmt: skip
         up = tap in self.taps and self.taps[tap].up
         require(not (up and needed), f"law 6: {tap} is up and loses {sorted(needed)}")
+
+    def _asked_for(self, tap: str) -> frozenset[Element]:
+        """What a tap needs by what is on record."""
+        recorded = (
+            port
+            for managed in self.on_record().managed.values()
+            if "interfaces" in managed.spec
+            for port in recorded_ports(managed)
+        )
+        return next((port_elements(port) for port in recorded if port.tap == tap), frozenset())
 
     def raise_tap(self, port: Port) -> None:
         self._changing()

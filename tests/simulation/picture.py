@@ -7,7 +7,7 @@ drawn addresses are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 from reconciler.model import identity
@@ -68,6 +68,8 @@ def names_of(
         if "zone" in entry.spec:
             zone = entry.spec["zone"]
             zones |= {str(zone): address, zone_class(zone): address}
+            upper = int(IPv6Network(entry.spec["prefix"]).network_address) >> 64
+            names[f"{upper:#x}"] = f"{address} prefix"
         for interface in entry.spec.get("interfaces", ()):
             port = f"{address}#{interface['network']}"
             local = str(identity.link_local_of(interface["mac"]))

@@ -24,6 +24,7 @@ from reconciler.model.plan import (
 )
 from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.comparison.draft import FIREWALL, SYSCTLS, Draft, Inputs
+from reconciler.planning.comparison.ports import bind_keys
 from reconciler.planning.resolution.ownership import (
     alias_parts,
     elements_about,
@@ -131,8 +132,13 @@ def remove_orphans(
         if element.container != ALLOW and not spared.intersection(element.key)
     )
     stale -= elements_about(spared, draft.other_elements)
+    # What holds with another value is replaced, if not now then later; until then the old one does.
+    wanted = draft.missing_elements | known.elements if stale else frozenset()
+    replaced = {(element.container, element.key) for element in wanted}
+    stale = frozenset([e for e in stale if (e.container, e.key) not in replaced])
     if stale:
-        draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=keys)
+        after = (*keys, *bind_keys(draft, {part for element in stale for part in element.key}))
+        draft.step("host:stale", host, ChangeElements(frozenset(), stale), after=after)
     fields = [FieldChange(f"status.links.{name}", alias, None) for name, alias in links]
     if stale:
         fields.append(FieldChange("status.firewall.elements", f"{len(stale)} stale", None))

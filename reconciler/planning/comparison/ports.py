@@ -7,6 +7,7 @@ tap is gone.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from reconciler.model.firewall import Element, port_elements
@@ -160,6 +161,12 @@ def shed_elements(draft: Draft, network: NetworkState, old: tuple[Port, ...]) ->
 def tap_keys(ports: tuple[Port, ...]) -> tuple[str, ...]:
     """Keys a VM's start waits for: its ports are bound and up."""
     return tuple(_key(port, what) for port in ports for what in ("bind", "tap"))
+
+
+def bind_keys(draft: Draft, taps: AbstractSet[str]) -> tuple[str, ...]:
+    """Steps that give some of these links what they lack."""
+    keys = (key for key in draft.steps if ":bind:" in key)
+    return tuple([key for key in keys if key.rpartition(":")[2] in taps])
 
 
 def _key(port: Port, what: str) -> str:
