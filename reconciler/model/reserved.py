@@ -43,24 +43,18 @@ RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 
-# Controls of a policy, by their path in it, with the values that nothing here enforces yet; None:
-# every value but that there be no limit. What a profile of metald's own says is not meant: it
-# holds where nobody gives a value.
-RESERVED_CONTROLS: Mapping[str, frozenset[object] | None] = {
+# Controls of a policy, by their path in it, with the values that nothing here enforces yet. What
+# a profile of metald's own says is not meant: it holds where nobody gives a value.
+RESERVED_CONTROLS: Mapping[str, frozenset[object]] = {
     "dhcpv6": frozenset({True}),
     "slaac": frozenset({True}),
     "logging": frozenset({"events", "denies"}),
-    "rateLimits.bandwidth": None,
-    "rateLimits.burst.milliseconds": None,
 }
 
 
 def is_reserved_control(path: str, value: object) -> bool:
     """Nothing here enforces this value of a control."""
-    values = RESERVED_CONTROLS.get(path, frozenset())
-    if values is None:
-        return value != "none"
-    return not isinstance(value, list) and value in values
+    return not isinstance(value, list) and value in RESERVED_CONTROLS.get(path, ())
 
 
 NOT_YET = "is part of metald/v1, but this version does not implement it"

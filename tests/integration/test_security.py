@@ -31,6 +31,7 @@ def test_describe_tells_every_value_and_where_it_comes_from(host: Host, metald: 
     assert (front["interface"], front["profile"], lab["profile"]) == ("front", "medium", "low")
     told = origins(front)
     assert told["rateLimits.connections"] == (100_000, "vm/acme/web-1#front")
+    assert told["rateLimits.bandwidth"] == ("2Gbit", "vm/acme/web-1#front")
     assert told["icmpv6.neighborPerSecond"] == (500, "vm/acme/web-1#front")
     assert told["sourceValidation.mac"] == ("strict", "securityprofile/shop")
     assert told["extensionHeaders.allowed"] == (["destination"], "securityprofile/shop")

@@ -57,9 +57,9 @@ def test_no_reserved_name_is_forgotten() -> None:
                 f" {kind.lower()}/" in row and f"{field}: {value} is part" in row for row in rows
             ), (kind, field, value)
     for path, controls in RESERVED_CONTROLS.items():
-        told = [str(control).lower() for control in controls or ("",)]
-        for text in told:
-            assert any(f".{path}: {text}" in row for row in rows), (path, text)
+        for control in controls:
+            text = f".{path}: {str(control).lower()} is part"
+            assert any(text in row for row in rows), text
 
 
 def test_a_hundred_errors_in_a_hundred_documents_are_all_told(tmp_path: Path) -> None:

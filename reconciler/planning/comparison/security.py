@@ -50,12 +50,17 @@ def follows_its_network(fields: Sequence[FieldChange]) -> bool:
 def unexplained(
     drift: Sequence[FieldChange], fields: Sequence[FieldChange]
 ) -> tuple[FieldChange, ...]:
-    """What was found besides firewall entries that a changed policy is the reason for."""
+    """What was found besides firewall entries and bandwidths that a changed policy explains."""
     changed = {
-        f"status.{place}].firewall"
+        place
         for place, found, rest in (
             field.path.removeprefix("spec.").partition("].") for field in fields
         )
         if found and rest.startswith("security.")
     }
-    return tuple(field for field in drift if field.path not in changed)
+    return tuple([field for field in drift if not _explained(field.path, changed)])
+
+
+def _explained(path: str, changed: set[str]) -> bool:
+    place, _, rest = path.removeprefix("status.").partition("].")
+    return place in changed and rest.partition(".")[0] in {"firewall", "bandwidth"}
