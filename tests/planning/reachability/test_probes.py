@@ -248,3 +248,17 @@ def test_who_is_meant_by_an_address() -> None:
     assert in_scope([station], meant) == {} and in_scope([station], party(A, specs)) != {}
     with pytest.raises(MetaldError, match="did you mean network/acme/a"):
         party("network/acme/aa", specs)
+
+
+def test_inside_a_closed_network_nothing_is_to_arrive() -> None:
+    closed = {"security": "own", "ingress": [], "egress": "none", "zone": 1}
+    names = [ResourceAddress(f"network/acme/{name}") for name in ("a", "b")]
+    specs: dict[ResourceAddress, Any] = {
+        ResourceAddress("securityprofile/own"): {"isolation": {"intraNetwork": "block"}},
+        names[0]: closed,
+        names[1]: {**closed, "zone": 2, "policy": {"isolation": {"intraNetwork": "allow"}}},
+    }
+    found = everything(grounds(specs)).probes
+    for name, opened in zip(names, (False, True), strict=True):
+        inside = {probe.sample.allowed for probe in found if probe.pair == (name, name)}
+        assert inside == {opened}
