@@ -264,9 +264,10 @@ class Host(World):
         identity = managed.spec["labels"].get("id")
         for vm in self.wanted.vms.values() if self.wanted else ():
             if vm.metadata.labels.get("id") == identity:
-                tenant = self.wanted.tenants[tenant_address(vm.metadata.tenant)]  # type: ignore[union-attr]  # iterated above
+                tenant = self.wanted.tenants.get(tenant_address(vm.metadata.tenant))  # type: ignore[union-attr]  # iterated above
                 names = {vm.metadata.name, vm.metadata.renamed_from}
-                tenants = {tenant.metadata.name, tenant.metadata.renamed_from}
+                # Left out by whoever declares what was: it went before its VM could.
+                tenants = {vm.metadata.tenant, tenant.metadata.renamed_from if tenant else None}
                 return (
                     vm
                     if managed.address in {f"vm/{t}/{n}" for t in tenants for n in names}

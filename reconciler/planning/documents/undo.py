@@ -6,10 +6,11 @@ Pure. What was drawn (prefixes, addresses) is declared as it was, so that nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress, kind_of
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address, tenant_of
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
 from reconciler.model.specs import KINDS, AnyDocument
@@ -56,11 +57,20 @@ def fleet_of(remembered: Sequence[Remembered], ledger: Ledger) -> Fleet:
     """
     address_of = {entry.uid: address for address, entry in ledger.managed.items()}
     documents = []
+    tenants = {entry.address for entry in remembered if kind_of(entry.address) == "tenant"}
     for entry in remembered:
         now = address_of.get(entry.uid, entry.address)
-        renamed_from = now.rsplit("/", 1)[1] if now != entry.address else None
-        documents.append(document_of(entry.address, entry.spec, renamed_from=renamed_from))
+        place = now if _was_left_behind(entry.address, tenants) else entry.address
+        renamed_from = now.rsplit("/", 1)[1] if now != place else None
+        documents.append(document_of(place, entry.spec, renamed_from=renamed_from))
     return replace(Fleet.of(documents), interface_uids=dict(_interface_uids(remembered)))
+
+
+def _was_left_behind(address: ResourceAddress, tenants: AbstractSet[ResourceAddress]) -> bool:
+    """Its tenant went by another name by then already, and it could not follow at once: where it
+    was is nowhere, and where it is now is its place.
+    """
+    return kind_of(address) == "vm" and tenant_address(tenant_of(address)) not in tenants
 
 
 def _interface_uids(
