@@ -23,6 +23,11 @@ TABLES = (TABLE, VERIFY_TABLE)
 ALLOW = "allow"
 # Beyond an uplink: (segment of the guest, prefix out there, protocol, ports).
 EGRESS, INGRESS = "egress", "ingress"
+RULES: Final = frozenset({ALLOW, EGRESS, INGRESS})
+# What the host as a whole is, not any interface of it.
+UPLINKS, MASQUERADED, OWN_PREFIXES = "uplinks", "masqueraded", "own_prefixes"
+GUEST_SERVICES = "guest_services"
+FACTS: Final = frozenset({UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES})
 TAPS, DROPS, RECENT = "taps", "drops", "recent"
 # Distinct limits of connections: a chain and a set each, no element of the kernel's.
 TIERS, CONNECTIONS = "tiers", "connections"
@@ -89,6 +94,11 @@ def zone_class(zone: int) -> str:
 def allow_element(source_zone: int, target_zone: int, protocol: str, ports: str) -> Element:
     """Lets one segment open traffic to another; ``protocol`` and ``ports`` as nft lists them."""
     return Element(ALLOW, (str(source_zone), zone_class(target_zone), protocol, ports))
+
+
+def outside_element(container: str, zone: int, prefix: str, protocol: str, ports: str) -> Element:
+    """Lets a segment open traffic to a prefix out there (``EGRESS``), or be opened from there."""
+    return Element(container, (str(zone), prefix.removesuffix("/128"), protocol, ports))
 
 
 def port_elements(port: Port) -> frozenset[Element]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv6Network
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -16,6 +16,9 @@ Protocol = Literal["any", "tcp", "udp", "icmpv6"]
 FIRST_PORT, LAST_PORT = 0, 65535
 _PORTS = re.compile(r"^(\d{1,5})-(\d{1,5})$")
 _PEER = re.compile(r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$")
+# All that lies beyond the uplinks of this host.
+INTERNET = "internet"
+_FORMS = "write network/TENANT/NAME, tenant/NAME, internet, or a prefix like 2001:db8:53::/48"
 
 
 def _port_range(value: object) -> object:
@@ -32,22 +35,26 @@ def _port_range(value: object) -> object:
 
 
 def _peer(value: object) -> object:
-    """The address of a network or tenant; what later versions take is refused by name."""
+    """The address of a network or tenant, or what lies outside; what later versions take is
+    refused by name.
+    """
     if isinstance(value, dict):
         raise PydanticCustomError("reserved", f"a label selector {NOT_YET}")
-    if isinstance(value, str) and _is_prefix(value):
-        raise PydanticCustomError("reserved", f"a prefix as a peer {NOT_YET}")
-    if not (isinstance(value, str) and _PEER.match(value)):
-        raise PydanticCustomError("peer", "write network/TENANT/NAME, or tenant/NAME")
-    return value
-
-
-def _is_prefix(text: str) -> bool:
+    if not isinstance(value, str):
+        raise PydanticCustomError("peer", _FORMS)
+    if value == INTERNET or _PEER.match(value):
+        return value
+    if ":" not in value:
+        raise PydanticCustomError("peer", _FORMS)
     try:
-        ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
+        return str(IPv6Network(value))
+    except ValueError as error:
+        raise PydanticCustomError("peer", f"{str(error).replace('{', '(')}; {_FORMS}") from None
+
+
+def is_outside(peer: str) -> bool:
+    """A peer of a rule that is beyond this host: ``internet``, or a prefix."""
+    return peer == INTERNET or ":" in peer
 
 
 Ports = Annotated[int | str, BeforeValidator(_port_range)]
@@ -55,8 +62,9 @@ Peer = Annotated[
     str,
     BeforeValidator(_peer),
     Field(
-        json_schema_extra={"pattern": _PEER.pattern},
-        description="network/TENANT/NAME, or tenant/NAME for all of its",
+        json_schema_extra={"pattern": f"{_PEER.pattern}|^internet$|:.*/[0-9]+$"},
+        description="network/TENANT/NAME, tenant/NAME for all of its, internet for all beyond "
+        "the host's uplinks, or a prefix out there",
     ),
 ]
 
@@ -93,7 +101,7 @@ def _egress_form(value: object) -> str:
 
 # Told apart by form, so that a wrong rule is not also said to be a wrong word.
 Egress = Annotated[
-    Annotated[Literal["tenant", "none"], Tag("literal[word]")]
+    Annotated[Literal["tenant", "internet", "none"], Tag("literal[word]")]
     | Annotated[tuple[EgressRule, ...], Field(max_length=256), Tag("tuple[rules]")],
     Discriminator(_egress_form),
 ]

@@ -15,7 +15,9 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Network": frozenset({"spec.dns", "spec.ingress.types", "spec.egress.types"}),
     "VM": frozenset({"spec.disks", "spec.cloudInit"}),
     "Image": frozenset({"spec.rootfs"}),
-    "Host": frozenset({"spec.uplink", "spec.capacity", "spec.guestServices"}),
+    "Host": frozenset(
+        {"spec.capacity", "spec.uplink.prefix", "spec.uplink.nat64", "spec.uplink.resolver"}
+    ),
     # What only bills made from measured use can honour.
     "PricePlan": frozenset(
         {
@@ -37,9 +39,8 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 # Values that `metald/v1` knows for a field, beyond those this version takes.
 RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("Network", "spec.mode"): frozenset({"bridged"}),
-    ("Network", "spec.egress"): frozenset({"internet"}),
-    ("Network", "spec.egress.to"): frozenset({"internet"}),
-    ("Network", "spec.ingress.from"): frozenset({"internet"}),
+    ("Host", "spec.uplink.announce"): frozenset({"proxy-ndp"}),
+    ("Host", "spec.uplink.translate"): frozenset({"prefix"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 

@@ -36,6 +36,7 @@ from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
 from reconciler.model.scalars import Address6, Auto, Count, Flag, Name, Prefix6
 from reconciler.model.security import ProfileName
+from reconciler.model.uplink import GuestService, Uplink
 
 API_VERSION = "metald/v1"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -254,6 +255,12 @@ class HostSpec(SpecModel):
     prefix_pool: Prefix6 | None = Field(
         default=None,
         description="where `auto` tenant prefixes come from; default: a ULA /32 of this host",
+    )
+    uplink: Uplink | None = Field(
+        default=None, description="the way out; without it, no rule can name what lies outside"
+    )
+    guest_services: tuple[GuestService, ...] = Field(
+        default=(), max_length=64, description="what of the host itself guests may open"
     )
 
 

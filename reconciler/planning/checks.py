@@ -22,9 +22,11 @@ from reconciler.model.addresses import (
 )
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
+from reconciler.model.policy import is_outside
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import AnyDocument, Network, Quota, dump_spec
 from reconciler.planning.findings import Finding, PathPart
+from reconciler.planning.outside_checks import check_outside
 from reconciler.planning.reachability.policy import idle_rules
 from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
 from reconciler.planning.resolution.security import (
@@ -63,6 +65,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
         *_rules(fleet),
         *_idle_rules(fleet),
+        *check_outside(fleet),
         *check_security(fleet, vms.secured),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
@@ -145,6 +148,8 @@ def _rules(fleet: Fleet) -> Iterator[Finding]:
     for network in fleet.networks.values():
         for path, named in network.spec.peers():
             peer = ResourceAddress(named)
+            if is_outside(peer):
+                continue
             if peer not in known:
                 yield _unknown(network.address, path, peer, known)
             elif peer == network.address:

@@ -34,14 +34,13 @@ from reconciler.planning.comparison.host import (
     remove_orphans,
     tear_down_host,
 )
-from reconciler.planning.comparison.policy import compare_policy
 from reconciler.planning.comparison.ports import elements_by_tap
+from reconciler.planning.comparison.ruling import compare_rules
 from reconciler.planning.comparison.settling import Settling
 from reconciler.planning.comparison.taken import Refusals, holder, wanting_taken, without
 from reconciler.planning.comparison.vms import compare_vm, reboot_vm
 from reconciler.planning.documents.prints import plan_id
 from reconciler.planning.memo import Memo
-from reconciler.planning.reachability.policy import Specs
 from reconciler.planning.resolution.recorded import recorded_ports, recorded_vm
 from reconciler.planning.resolution.renames import renamed
 from reconciler.planning.resolution.resolve import Resolution
@@ -148,7 +147,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
         if inputs.selected(record.address) and not aim.is_held(record.address):
             _compare_record(aim.part(draft, record.address), inputs, record)
     _compare_vms(draft, inputs, network, vms, aim)
-    compare_policy(draft, inputs, _recorded_after(draft, inputs, aim), host)
+    compare_rules(draft, inputs, network, aim)
     if not scope.is_partial:
         _sweep(draft, inputs, network, aim)
         if scope.destroy and not (draft.blocked or draft.refused):
@@ -170,23 +169,6 @@ def _compare_vms(
         compare_vm(part, inputs, network, vm)
         if found is not None and part.size() == size:
             settling.keep(found)
-
-
-def _recorded_after(draft: Draft, inputs: Inputs, aim: Aim) -> Specs:
-    """Specs of networks that will be on record: desired where this plan acts, else as is."""
-    untouched = {address for address, _ in (*draft.blocked, *draft.refused)}
-    untouched |= {change.resource for change in draft.reported}
-    gone = {change.resource for change in draft.changes if change.action == "delete"}
-    specs = {
-        address: entry.spec
-        for address, entry in inputs.ledger.managed.items()
-        if address.startswith("network/") and address not in gone
-    }
-    for address, record in aim.fleet.records.items():
-        acted = inputs.selected(address) and not aim.is_held(address)
-        if address.startswith("network/") and acted and address not in untouched:
-            specs[address] = record.spec
-    return specs
 
 
 def _compare_gone(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:

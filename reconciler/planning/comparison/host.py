@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from reconciler.model.addresses import ResourceAddress, host_address
-from reconciler.model.firewall import ALLOW, Element
+from reconciler.model.firewall import FACTS, RULES, Element
 from reconciler.model.identity import tap_of
 from reconciler.model.observed import NetworkState
 from reconciler.model.plan import (
@@ -34,6 +34,9 @@ from reconciler.planning.resolution.ownership import (
 
 LOCAL_HOST = host_address("local")
 _RULES = "status.firewall.rules"
+
+# Whose they are is told by the rules of networks, and by the host.
+_COMPARED_APART = RULES | FACTS
 
 
 def host_of(fleet: ResolvedFleet) -> ResourceAddress:
@@ -129,7 +132,7 @@ def remove_orphans(
     stale = frozenset(
         element
         for element in draft.other_elements - known.elements
-        if element.container != ALLOW and not spared.intersection(element.key)
+        if element.container not in _COMPARED_APART and not spared.intersection(element.key)
     )
     stale -= elements_about(spared, draft.other_elements)
     # What holds with another value is replaced, if not now then later; until then the old one does.

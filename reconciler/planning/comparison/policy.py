@@ -11,9 +11,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.firewall import ALLOW, Element, allow_element, zone_class
+from reconciler.model.firewall import (
+    EGRESS,
+    INGRESS,
+    RULES,
+    Element,
+    allow_element,
+    outside_element,
+    zone_class,
+)
 from reconciler.model.plan import Change, ChangeElements, FieldChange
+from reconciler.model.policy import is_outside
 from reconciler.planning.comparison.draft import FIREWALL, Draft, Inputs
+from reconciler.planning.reachability.outside import prefix_of
 from reconciler.planning.reachability.policy import Allowed, Specs, allowed_between
 from reconciler.planning.resolution.ownership import elements_about, foreign_taps
 
@@ -22,9 +32,13 @@ _PROTOCOL_PARTS = {"tcp": "tcp", "udp": "udp", "icmpv6": "ipv6-icmp", "any": "0-
 _OTHERS = ("0-5", "7-16", "18-57", "59-255")
 
 
-def compare_policy(draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAddress) -> None:
-    """Plan the missing and the stale entries. ``specs``: what will be on record, by address."""
-    present = frozenset([e for e in draft.other_elements if e.container == ALLOW])
+def compare_policy(
+    draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAddress, facts: tuple[str, ...]
+) -> None:
+    """Plan the missing and the stale entries. ``specs``: what will be on record, by address;
+    ``facts``: keys of the steps that say what is outside.
+    """
+    present = frozenset([e for e in draft.other_elements if e.container in RULES])
     wanted = policy_elements(allowed_between(specs), specs)
     if present == wanted:
         return
@@ -45,7 +59,7 @@ def compare_policy(draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAdd
     for subject, elements in sorted(found.items()):
         missing, stale = frozenset(elements & wanted), frozenset(elements & present)
         operation = ChangeElements(missing, stale)
-        draft.step(f"{subject}:policy", subject, operation, after=(FIREWALL,))
+        draft.step(f"{subject}:policy", subject, operation, after=(FIREWALL, *facts))
         if subject not in told:
             draft.changes.append(_drift(subject, operation))
 
@@ -53,10 +67,21 @@ def compare_policy(draft: Draft, inputs: Inputs, specs: Specs, host: ResourceAdd
 def policy_elements(rules: Iterable[Allowed], specs: Specs) -> frozenset[Element]:
     """The entries of the rules; ``specs`` hold the networks' zones."""
     return frozenset(
-        allow_element(specs[rule.source]["zone"], specs[rule.target]["zone"], part, _ports(rule))
+        _element(rule, part, specs)
         for rule in rules
         for part in (_OTHERS if rule.protocol == "other" else (_PROTOCOL_PARTS[rule.protocol],))
     )
+
+
+def _element(rule: Allowed, part: str, specs: Specs) -> Element:
+    source, target, ports = rule.source, rule.target, _ports(rule)
+    if is_outside(target):
+        prefix = str(prefix_of(target))
+        return outside_element(EGRESS, specs[source]["zone"], prefix, part, ports)
+    if is_outside(source):
+        prefix = str(prefix_of(source))
+        return outside_element(INGRESS, specs[target]["zone"], prefix, part, ports)
+    return allow_element(specs[source]["zone"], specs[target]["zone"], part, ports)
 
 
 def _ports(rule: Allowed) -> str:

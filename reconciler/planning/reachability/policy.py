@@ -15,14 +15,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
-from reconciler.model.policy import FIRST_PORT, LAST_PORT, span
+from reconciler.model.policy import INTERNET, is_outside
+from reconciler.planning.reachability.outside import outside_ways
+from reconciler.planning.reachability.ranges import (
+    EVERYTHING,
+    PROTOCOLS,
+    WHOLE,
+    Ranges,
+    Span,
+    intersection,
+    merged,
+    ranges_of,
+)
 from reconciler.planning.resolution.control_values import INTRA_NETWORK
 from reconciler.planning.resolution.security import network_policy
 
 Specs = Mapping[ResourceAddress, Mapping[str, Any]]
-Span = tuple[int, int]
-WHOLE: Span = (FIRST_PORT, LAST_PORT)
-PROTOCOLS = ("tcp", "udp", "icmpv6", "other")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,15 +53,11 @@ class Allowed:
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 
-# Destination ports per protocol, each list of spans merged and in order.
-Ranges = Mapping[str, tuple[Span, ...]]
-
-
 def allowed_between(
     specs: Specs, touching: AbstractSet[ResourceAddress] | None = None
 ) -> tuple[Allowed, ...]:
-    """Everything allowed between different networks, merged and in order; ``touching``: only
-    where one of the two is among these.
+    """Everything allowed between different networks and with the outside, merged and in order;
+    ``touching``: only where one of the two ends is among these.
     """
     by_tenant = _by_tenant(specs)
     found: list[Allowed] = []
@@ -65,6 +69,9 @@ def allowed_between(
         for source in sorted(sources):
             ranges = intersection(let_in[source], _let_out(specs[source], source, target))
             found.extend(as_allowed(source, target, ranges))
+        if touching is None or target in touching:
+            for way, ranges in outside_ways(target, specs[target]):
+                found.extend(as_allowed(*way, ranges))
     return tuple(sorted(found))
 
 
@@ -102,7 +109,7 @@ def idle_rules(specs: Specs) -> Iterator[IdleRule]:
             named = rule["from" if side == "ingress" else "to"]
             peers = [peer for peer in _networks_of(named, by_tenant, specs) if peer != network]
             ways = ((peer, network) if side == "ingress" else (network, peer) for peer in peers)
-            own = _ranges([rule])
+            own = ranges_of([rule])
             if peers and not any(_agreed(own, specs, side, way) for way in ways):
                 yield IdleRule(network, side, index, peers[0])
 
@@ -116,7 +123,7 @@ def _agreed(
         return bool(intersection(own, _let_out(specs[source], source, target)))
     covers = {source, f"tenant/{tenant_of(source)}"}
     rules = (rule for rule in specs[target].get("ingress") or () if rule["from"] in covers)
-    return bool(intersection(own, _ranges(rules)))
+    return bool(intersection(own, ranges_of(rules)))
 
 
 def _by_tenant(specs: Specs) -> Mapping[str, list[ResourceAddress]]:
@@ -136,13 +143,15 @@ def _let_in(
     for index, rule in enumerate(rules):
         for source in _networks_of(rule["from"], by_tenant, specs):
             matching[source] += (index,)
-    ranges = {which: _ranges(rules[i] for i in which) for which in set(matching.values())}
+    ranges = {which: ranges_of(rules[i] for i in which) for which in set(matching.values())}
     return {source: ranges[which] for source, which in matching.items()}
 
 
 def _networks_of(
     peer: str, by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
 ) -> Iterable[ResourceAddress]:
+    if is_outside(peer):
+        return ()
     if kind_of(ResourceAddress(peer)) == "tenant":
         return by_tenant.get(tenant_of(ResourceAddress(peer)), ())
     return (ResourceAddress(peer),) if peer in specs else ()
@@ -152,68 +161,10 @@ def _let_out(spec: Mapping[str, Any], source: ResourceAddress, target: ResourceA
     """What a network lets out towards another; to other tenants only what is listed."""
     egress = spec.get("egress", "tenant")
     if isinstance(egress, str):
-        inside = egress == "tenant" and tenant_of(source) == tenant_of(target)
-        return dict.fromkeys(PROTOCOLS, (WHOLE,)) if inside else {}
+        inside = egress in {"tenant", INTERNET} and tenant_of(source) == tenant_of(target)
+        return EVERYTHING if inside else {}
     tenant = f"tenant/{tenant_of(target)}"
-    return _ranges(rule for rule in egress if rule["to"] in {target, tenant})
-
-
-def _ranges(rules: Iterable[Mapping[str, Any]]) -> Ranges:
-    found: dict[str, list[Span]] = defaultdict(list)
-    for rule in rules:
-        protocol = rule.get("protocol", "any")
-        spans = [span(ports) for ports in rule.get("ports") or ()] or [WHOLE]
-        for name in PROTOCOLS if protocol == "any" else (protocol,):
-            found[name].extend(spans)
-    return {name: merged(spans) for name, spans in found.items()}
-
-
-def merged(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """The same ports in as few spans as possible, in order."""
-    result: list[Span] = []
-    for low, high in sorted(spans):
-        if result and low <= result[-1][1] + 1:
-            result[-1] = (result[-1][0], max(result[-1][1], high))
-        else:
-            result.append((low, high))
-    return tuple(result)
-
-
-def intersection(one: Ranges, other: Ranges) -> Ranges:
-    """Ports in both."""
-    found = {}
-    for name in one.keys() & other.keys():
-        pairs = ((a, b) for a in one[name] for b in other[name])
-        common = merged((max(a[0], b[0]), min(a[1], b[1])) for a, b in pairs if _meet(a, b))
-        if common:
-            found[name] = common
-    return found
-
-
-def _meet(one: Span, other: Span) -> bool:
-    return one[0] <= other[1] and other[0] <= one[1]
-
-
-def difference(one: Ranges, other: Ranges) -> Ranges:
-    """Ports in ``one`` and not in ``other``."""
-    found = {}
-    for name, spans in one.items():
-        left = list(spans)
-        for low, high in other.get(name, ()):
-            left = [piece for entry in left for piece in _without(entry, (low, high))]
-        if left:
-            found[name] = merged(left)
-    return found
-
-
-def _without(entry: Span, cut: Span) -> Iterator[Span]:
-    if not _meet(entry, cut):
-        yield entry
-        return
-    if entry[0] < cut[0]:
-        yield entry[0], cut[0] - 1
-    if cut[1] < entry[1]:
-        yield cut[1] + 1, entry[1]
+    return ranges_of(rule for rule in egress if rule["to"] in {target, tenant})
 
 
 def as_allowed(

@@ -20,16 +20,9 @@ from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed, Unknown, VmPhase
 from reconciler.model.probes import Shot, Station
 from reconciler.model.resolved import GATEWAY
-from reconciler.planning.reachability.policy import (
-    PROTOCOLS,
-    WHOLE,
-    Ranges,
-    Span,
-    Specs,
-    allowed_between,
-    open_inside,
-)
+from reconciler.planning.reachability.policy import Specs, allowed_between, open_inside
 from reconciler.planning.reachability.policy import ranges_by_pair as by_pair
+from reconciler.planning.reachability.ranges import PROTOCOLS, WHOLE, Ranges, Span
 from reconciler.planning.reachability.reach import Party
 from reconciler.planning.resolution.recorded import recorded_ports
 

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_of
+from reconciler.model.policy import is_outside
 from reconciler.planning.reachability.policy import (
-    WHOLE,
     Allowed,
     Specs,
     allowed_between,
     as_allowed,
-    difference,
     open_inside,
     ranges_by_pair,
 )
+from reconciler.planning.reachability.ranges import WHOLE, difference
 
 REACH_FORMAT = "metald.reach/v1"
 Turn = Literal["reachable", "unreachable"]
@@ -185,6 +185,8 @@ def ends_by_network(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:
 def witness(entry: Allowed, ends: Mapping[ResourceAddress, tuple[End, ...]]) -> Witness | str:
     """One packet of this kind between two different VMs, or why there is none."""
     for network in (entry.source, entry.target):
+        if is_outside(network):
+            return f"{network} is beyond this host"
         if not ends.get(network):
             return f"{network} has no VM"
     protocol = "tcp" if entry.protocol == "any" else entry.protocol

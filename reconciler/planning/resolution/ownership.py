@@ -9,10 +9,8 @@ from collections.abc import Set as AbstractSet
 
 from reconciler.model import identity
 from reconciler.model.firewall import (
-    ALLOW,
     CONNECTIONS,
-    EGRESS,
-    INGRESS,
+    RULES,
     TIERS,
     Element,
     zone_class,
@@ -22,7 +20,6 @@ from reconciler.model.observed import NetworkState, Unknown
 from reconciler.model.resolved import ALIAS_PREFIX
 
 _MEMBERS = frozenset({"members", "member_prefixes"})
-_RULES = frozenset({ALLOW, EGRESS, INGRESS})
 
 
 def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
@@ -70,6 +67,6 @@ def elements_about(taps: AbstractSet[str], elements: AbstractSet[Element]) -> fr
         element
         for element in elements
         if (element.container in _MEMBERS and (marks | addresses) & set(element.key))
-        or (element.container in _RULES and marks & set(element.key[:2]))
+        or (element.container in RULES and marks & set(element.key[:2]))
         or (element.container == TIERS and element.key[0] in tiers)
     }

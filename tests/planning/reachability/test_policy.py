@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.model.addresses import ResourceAddress, tenant_of
-from reconciler.planning.reachability.policy import PROTOCOLS, allowed_between, idle_rules
+from reconciler.planning.reachability.policy import allowed_between, idle_rules
+from reconciler.planning.reachability.ranges import PROTOCOLS
 from reconciler.planning.reachability.reach import Witness, reach, reach_delta, reach_document
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from reconciler.model.addresses import ResourceAddress, network_address, tenant_
 from reconciler.model.firewall import Element, allow_element
 from reconciler.model.probes import Sightings, Station
 from reconciler.planning.comparison.policy import policy_elements
-from reconciler.planning.reachability.policy import allowed_between, merged
+from reconciler.planning.reachability.policy import allowed_between
 from reconciler.planning.reachability.probes import (
     HOST,
     Chosen,
@@ -25,6 +25,7 @@ from reconciler.planning.reachability.probes import (
     in_scope,
     samples,
 )
+from reconciler.planning.reachability.ranges import merged
 from reconciler.planning.reachability.reach import party, reach_matrix
 from reconciler.planning.reachability.verdicts import verdict, verify_document
 from tests.planning.reachability.test_policy import Specs, fleets, may

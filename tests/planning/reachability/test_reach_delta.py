@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from reconciler.model.addresses import tenant_of
 from reconciler.model.firewall import Element
 from reconciler.planning.documents.consequences import specs_after, specs_before
-from reconciler.planning.reachability.policy import PROTOCOLS
 from reconciler.planning.reachability.probes import held_by_pair
+from reconciler.planning.reachability.ranges import PROTOCOLS
 from reconciler.planning.reachability.reach import reach_delta
 from tests.planning.reachability.test_policy import HIGHEST, LOWEST, Specs, fleets, spelled_out
 from tests.planning.test_cases import fleet_of

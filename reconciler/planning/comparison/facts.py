@@ -1,0 +1,88 @@
+"""What the rules know of the host as a whole: its uplinks, its tenants' prefixes, what of it guests
+may open. Compared like the rules of networks, and in place before they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reconciler.model.addresses import ResourceAddress, kind_of
+from reconciler.model.firewall import (
+    FACTS,
+    GUEST_SERVICES,
+    MASQUERADED,
+    OWN_PREFIXES,
+    UPLINKS,
+    Element,
+)
+from reconciler.model.observed import NetworkState
+from reconciler.model.plan import Change, ChangeElements, FieldChange
+from reconciler.planning.comparison.draft import FIREWALL, Draft, Inputs
+from reconciler.planning.reachability.policy import Specs
+
+
+def facts_of(specs: Specs) -> dict[Element, ResourceAddress]:
+    """The entries, each with the resource that it is of. Tenants' prefixes count only where there
+    is a way out that they must not take.
+    """
+    by_kind: dict[str, list[ResourceAddress]] = defaultdict(list)
+    for address in specs:
+        by_kind[kind_of(address)].append(address)
+    found = {e: address for address in by_kind["host"] for e in _facts(specs[address])}
+    if any(element.container == UPLINKS for element in found):
+        prefixes = ((specs[address]["prefix"], address) for address in by_kind["tenant"])
+        found |= {Element(OWN_PREFIXES, (prefix,)): address for prefix, address in prefixes}
+    return found
+
+
+def _facts(host: Mapping[str, Any]) -> Iterator[Element]:
+    uplink = host.get("uplink")
+    if uplink:
+        yield Element(UPLINKS, (uplink["interface"],))
+        if uplink["translate"] == "masquerade":
+            yield Element(MASQUERADED, (uplink["interface"],))
+    for service in host.get("guestServices", ()):
+        yield Element(GUEST_SERVICES, (service["protocol"], str(service["port"])))
+
+
+def compare_facts(
+    draft: Draft, inputs: Inputs, network: NetworkState, specs: Specs, host: ResourceAddress
+) -> tuple[str, ...]:
+    """Plan the missing and the stale entries; keys of the steps.
+
+    ``specs``: what will be on record, by address.
+    """
+    owners = facts_of(specs)
+    present = frozenset(e for e in draft.other_elements if e.container in FACTS)
+    told = {change.resource for change in draft.changes}
+    found: dict[ResourceAddress, set[Element]] = defaultdict(set)
+    for element in present ^ owners.keys():
+        # What nothing declares any more is the host's to take away.
+        subject = owners.get(element, host)
+        if inputs.selected(subject):
+            found[subject].add(element)
+    keys = []
+    for subject, elements in sorted(found.items()):
+        operation = ChangeElements(
+            frozenset(elements & owners.keys()), frozenset(elements & present)
+        )
+        keys.append(f"{subject}:facts")
+        draft.step(keys[-1], subject, operation, after=(FIREWALL,))
+        if subject not in told:
+            draft.changes.append(_change(subject, operation))
+    draft.warnings.extend(_warnings(owners, network))
+    return tuple(keys)
+
+
+def _change(subject: ResourceAddress, operation: ChangeElements) -> Change:
+    before = f"{len(operation.add)} missing, {len(operation.remove)} stale"
+    fields = (FieldChange("status.firewall.facts", before, "as declared"),)
+    return Change(subject, "update", "none", fields, "drift: its firewall entries were changed")
+
+
+def _warnings(owners: dict[Element, ResourceAddress], network: NetworkState) -> Iterator[str]:
+    for element, host in owners.items():
+        if element.container == UPLINKS and element.key[0] not in network.foreign:
+            yield f"{host}: its uplink {element.key[0]} is not there: nothing outside is reached"
