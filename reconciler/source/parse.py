@@ -28,6 +28,7 @@ from yaml.reader import ReaderError
 MAX_FILE_BYTES = 16 << 20
 MAX_NODES = 4_000_000
 MAX_DOCUMENT_NODES = 50_000
+MAX_DOCUMENTS = 100_000
 MAX_ALIASES = 1_000
 MAX_DEPTH = 64
 MAX_ERRORS = 1_000
@@ -183,7 +184,7 @@ class _Reader:
         self._anchors: dict[str, _Anchor] = {}
         self._nodes = 0
         self._most = MAX_NODES
-        self._aliases = self._deepest = 0
+        self._aliases = self._deepest = self._documents = 0
         self._begin(0, 0)
 
     def _begin(self, offset: int, line: int) -> None:
@@ -199,6 +200,9 @@ class _Reader:
                 continue
             begin: Any = event.start_mark
             self._document = self.offset + begin.index
+            self._documents += 1
+            if self._documents > MAX_DOCUMENTS:
+                _refuse(event, f"more than {MAX_DOCUMENTS} documents", "split it", ends=True)
             self._anchors.clear()
             self._aliases = self._deepest = 0
             self._most = min(MAX_NODES, self._nodes + MAX_DOCUMENT_NODES)
