@@ -27,9 +27,10 @@ _SHOWN = 4
 @output_options
 @click.pass_context
 def reach(ctx: click.Context, /, output: str, **options: Any) -> None:
-    """Show who may open traffic to whom, between networks.
+    """Show who may open traffic to whom, between networks and with the outside.
 
-    FROM and TO are addresses of networks, tenants or VMs (which stand for their networks).
+    FROM and TO are addresses of networks, tenants or VMs (which stand for their networks), or
+    internet, or a prefix that rules name.
     """
     settings = settings_of(ctx)
     from reconciler.daemon.reading import declared_specs, recorded_specs  # noqa: PLC0415
@@ -81,8 +82,9 @@ def _ports(entry: Mapping[str, str]) -> str:
 def verify(ctx: click.Context, /, output: str, **options: Any) -> int:
     """Send packets as if from live VMs, and tell where the kernel differs from what is on record.
 
-    FROM and TO are addresses of networks, tenants or VMs. No guest, service or counter sees the
-    packets: they end at the target's tap. Exit code 1 when a pair disagrees.
+    FROM and TO are addresses of networks, tenants or VMs; TO may be internet. No guest, service or
+    counter sees the packets: they end at the target's tap, or before they leave by an uplink. Exit
+    code 1 when a pair disagrees.
     """
     settings = enter_host(ctx)
     from reconciler.daemon.access import perform  # noqa: PLC0415 - netlink only when needed
@@ -105,7 +107,8 @@ def verify_lines(document: Mapping[str, Any], *, most: int | None) -> Iterator[s
         wrong = pair["disagreements"]
         if wrong:
             yield click.style(f"! {pair['from']} -> {pair['to']}: disagrees", fg="red", bold=True)
-        yield from (f"      {_packet(packet)}" for packet in wrong[:most])
+        for packet in wrong[:most]:
+            yield f"      {_packet(packet, pair['to'])}"
         if most is not None and len(wrong) > most:
             yield f"      … and {len(wrong) - most} packets more (-v shows all)"
     yield from _untried(document, most)
@@ -141,12 +144,12 @@ def _untried(document: Mapping[str, Any], most: int | None) -> Iterator[str]:
         yield f"? {count} pairs were not tried: no VM there could send"
 
 
-def _packet(told: Mapping[str, Any]) -> str:
+def _packet(told: Mapping[str, Any], end: str) -> str:
     what = str(told["protocol"])
     if what in {"tcp", "udp"}:
         what += f" {told['port']}"
     elif what == "other":
         what = f"next header {told['nextHeader']}"
-    to = f"{told['toVm'] or 'the host'} ({told['to']})"
+    to = f"{told['toVm'] or ('the host' if end == 'host' else end)} ({told['to']})"
     must = "should arrive" if told["expected"] == "arrives" else "should be stopped"
     return f"{what} from {told['fromVm']} ({told['from']}) to {to}: {must}, but {told['seen']}"

@@ -17,6 +17,7 @@ from reconciler.execution.engine import Survey
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Observed
+from reconciler.model.policy import is_outside
 from reconciler.model.probes import PROBES_USUALLY, Shot, Sightings
 from reconciler.model.resolved import GATEWAY
 from reconciler.planning.reachability.probes import (
@@ -79,5 +80,6 @@ def _ground(
         held=held_by_pair(observed.network.firewall.elements, specs),
         host_addresses=(GATEWAY, *host_addresses),
         with_host=target is None,
+        outside=frozenset(filter(is_outside, target.networks)) if target else frozenset(),
     )
     return ground, {vm: text for vm, text in why.items() if concerns(source, vm, specs)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,8 +16,10 @@ Protocol = Literal["any", "tcp", "udp", "icmpv6"]
 FIRST_PORT, LAST_PORT = 0, 65535
 _PORTS = re.compile(r"^(\d{1,5})-(\d{1,5})$")
 _PEER = re.compile(r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$")
-# All that lies beyond the uplinks of this host.
-INTERNET = "internet"
+# All that the Internet routes (IANA: 2000::/3 is global unicast), and what a NAT64 there takes;
+# in specs also where a network's address stands.
+INTERNET: Final = "internet"
+GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _FORMS = "write network/TENANT/NAME, tenant/NAME, internet, or a prefix like 2001:db8:53::/48"
 
 

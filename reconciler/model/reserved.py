@@ -15,9 +15,7 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Network": frozenset({"spec.dns", "spec.ingress.types", "spec.egress.types"}),
     "VM": frozenset({"spec.disks", "spec.cloudInit"}),
     "Image": frozenset({"spec.rootfs"}),
-    "Host": frozenset(
-        {"spec.capacity", "spec.uplink.prefix", "spec.uplink.nat64", "spec.uplink.resolver"}
-    ),
+    "Host": frozenset({"spec.capacity", "spec.uplink.prefix", "spec.uplink.resolver"}),
     # What only bills made from measured use can honour.
     "PricePlan": frozenset(
         {

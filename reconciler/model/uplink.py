@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from reconciler.model.base import SpecModel
-from reconciler.model.scalars import Count
+from reconciler.model.scalars import Count, Prefix6
 
 # What the kernel takes as a link's name (dev_valid_name in net/core/dev.c), without oddities.
 LINK_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$"
+_LINKS_MOST = 8
+_LINK_SCHEMA: dict[str, Any] = {"type": "string", "pattern": LINK_NAME}
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)  # RFC 6052, 2.2
+
+LinkName = Annotated[str, Field(pattern=LINK_NAME)]
+LinkNames = Annotated[
+    tuple[LinkName, ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(min_length=1, max_length=_LINKS_MOST),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _LINK_SCHEMA,
+                {
+                    "type": "array",
+                    "items": _LINK_SCHEMA,
+                    "minItems": 1,
+                    "maxItems": _LINKS_MOST,
+                },
+            ]
+        }
+    ),
+]
 
 
 class Uplink(SpecModel):
-    """The link to what lies beyond this host."""
+    """The links to what lies beyond this host, and how guests go by them."""
 
-    interface: str = Field(pattern=LINK_NAME, description="name of the link, like eth0")
+    interface: LinkNames = Field(description="name of the link, like eth0, or a list of several")
     announce: Literal["none", "route"] = Field(
         default="none",
         description="how the other side learns where the tenants are: not at all, or by routes "
@@ -27,6 +50,18 @@ class Uplink(SpecModel):
         description="masquerade: guests go by the host's own address on the uplink; private (ULA) "
         "prefixes need it",
     )
+    nat64: Prefix6 | None = Field(
+        default=None,
+        description="where a NAT64 beyond the uplinks takes packets for IPv4, like 64:ff9b::/96: "
+        "part of what rules call internet",
+    )
+
+    @model_validator(mode="after")
+    def _nat64_has_a_length(self) -> Uplink:
+        if self.nat64 is not None and self.nat64.prefixlen not in NAT64_LENGTHS:
+            lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
+            raise ValueError(f"nat64 is one of {lengths} (RFC 6052)")
+        return self
 
 
 class GuestService(SpecModel):

@@ -1,33 +1,68 @@
 """What is wrong with rules about the outside: no way there, no way back, or not outside at all.
 
-Pure. Called by ``checks``; works on what the specs say alone.
+Pure. Called by ``checks`` with what specs say alone, by ``resolve`` for prefixes that are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv6Network
 
-from reconciler.model.addresses import tenant_address
+from reconciler.model.addresses import ResourceAddress, tenant_address
 from reconciler.model.fleet import Fleet
-from reconciler.model.policy import INTERNET, is_outside
+from reconciler.model.policy import GLOBAL_UNICAST, INTERNET, is_outside
 from reconciler.model.specs import Network
 from reconciler.model.uplink import Uplink
 from reconciler.planning.findings import Finding, PathPart
-from reconciler.planning.reachability.outside import prefix_of
 
 _PRIVATE = IPv6Network("fc00::/7")  # RFC 4193: unique local addresses
+_NAMED = "name the network or the tenant instead"
+Path = tuple[PathPart, ...]
 
 
 def check_outside(fleet: Fleet) -> Iterator[Finding]:
-    """Every defect of every rule that names something outside."""
-    uplink = next((host.spec.uplink for host in fleet.hosts.values() if host.spec.uplink), None)
+    """Every defect of every rule that names something outside, and of the uplink."""
+    uplink = uplink_of(fleet)
+    owned = {
+        tenant.address: tenant.spec.prefix
+        for tenant in fleet.tenants.values()
+        if isinstance(tenant.spec.prefix, IPv6Network)
+    }
+    owned |= {h.address: h.spec.prefix_pool for h in fleet.hosts.values() if h.spec.prefix_pool}
     for network in fleet.networks.values():
         for path, end in _ends(network):
             yield from _defects(fleet, network, uplink, (path, end))
+        yield from not_outside(network, owned)
 
 
-def _ends(network: Network) -> Iterator[tuple[tuple[PathPart, ...], str]]:
+def uplink_of(fleet: Fleet) -> Uplink | None:
+    """The way out that a fleet's host has."""
+    return next((host.spec.uplink for host in fleet.hosts.values() if host.spec.uplink), None)
+
+
+def not_outside(
+    network: Network, owned: Mapping[ResourceAddress, IPv6Network]
+) -> Iterator[Finding]:
+    """Rules of a network about a prefix that is one of ``owned``, by whom."""
+    for rule in _ends(network):
+        yield from _overlaps(network, rule, owned)
+
+
+def _overlaps(
+    network: Network, rule: tuple[Path, str], owned: Mapping[ResourceAddress, IPv6Network]
+) -> Iterator[Finding]:
+    """A prefix of a rule that is, in part or as a whole, one of this host's own."""
+    path, end = rule
+    if end == INTERNET:
+        return
+    for owner, own in owned.items():
+        if own.overlaps(IPv6Network(end)):
+            message = f"{end} overlaps {own} of {owner}, which is not outside"
+            yield Finding(network.address, path, message, _NAMED)
+            return
+
+
+def _ends(network: Network) -> Iterator[tuple[Path, str]]:
     if network.spec.egress == INTERNET:
         yield ("spec", "egress"), INTERNET
     for path, peer in network.spec.peers():
@@ -36,27 +71,35 @@ def _ends(network: Network) -> Iterator[tuple[tuple[PathPart, ...], str]]:
 
 
 def _defects(
-    fleet: Fleet, network: Network, uplink: Uplink | None, rule: tuple[tuple[PathPart, ...], str]
+    fleet: Fleet, network: Network, uplink: Uplink | None, rule: tuple[Path, str]
 ) -> Iterator[Finding]:
     path, end = rule
-    prefix = prefix_of(end)
     if uplink is None:
         hint = "declare it: kind: Host, spec: {uplink: {interface: eth0}}"
         yield Finding(network.address, path, f"{end} needs an uplink of the host", hint)
         return
-    if end != INTERNET:
-        for tenant in fleet.tenants.values():
-            own = tenant.spec.prefix
-            if isinstance(own, IPv6Network) and own.overlaps(prefix):
-                message = f"{end} overlaps {own} of {tenant.address}, which is not outside"
-                hint = "name the network or the tenant instead"
-                yield Finding(network.address, path, message, hint)
-    mine = _prefix(fleet, network)
-    private = mine is None or mine.subnet_of(_PRIVATE)
+    prefix = GLOBAL_UNICAST if end == INTERNET else IPv6Network(end)
+    wrong = None if end == INTERNET else _no_peer(prefix, uplink)
+    if wrong is not None:
+        yield Finding(network.address, path, *wrong)
+        return
+    own = _prefix(fleet, network)
+    private = own is None or own.subnet_of(_PRIVATE)
     if private and uplink.translate == "none" and not prefix.subnet_of(_PRIVATE):
-        message = f"{end} is not reached from a private prefix ({mine or 'auto'}) as it is"
+        message = f"{end} is not reached from a private prefix ({own or 'auto'}) as it is"
         hint = "give the uplink translate: masquerade, or the tenant a public prefix"
         yield Finding(network.address, path, message, hint)
+
+
+def _no_peer(prefix: IPv6Network, uplink: Uplink) -> tuple[str, str] | None:
+    """Message and hint for what no rule can name."""
+    parts = [part for part in (GLOBAL_UNICAST, uplink.nat64) if part is not None]
+    if any(part.subnet_of(prefix) for part in parts):
+        return f"{prefix} holds all that internet means", "write internet, or a smaller prefix"
+    if any(prefix.subnet_of(part) for part in (*parts, _PRIVATE)):
+        return None
+    told = ", ".join(f"{part}" for part in (*parts, _PRIVATE))
+    return f"{prefix} is no prefix that is routed: none of {told}", "choose one inside these"
 
 
 def _prefix(fleet: Fleet, network: Network) -> IPv6Network | None:

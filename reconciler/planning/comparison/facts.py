@@ -40,9 +40,10 @@ def facts_of(specs: Specs) -> dict[Element, ResourceAddress]:
 def _facts(host: Mapping[str, Any]) -> Iterator[Element]:
     uplink = host.get("uplink")
     if uplink:
-        yield Element(UPLINKS, (uplink["interface"],))
-        if uplink["translate"] == "masquerade":
-            yield Element(MASQUERADED, (uplink["interface"],))
+        for link in uplink["interface"]:
+            yield Element(UPLINKS, (link,))
+            if uplink["translate"] == "masquerade":
+                yield Element(MASQUERADED, (link,))
     for service in host.get("guestServices", ()):
         yield Element(GUEST_SERVICES, (service["protocol"], str(service["port"])))
 
@@ -57,6 +58,8 @@ def compare_facts(
     owners = facts_of(specs)
     present = frozenset(e for e in draft.other_elements if e.container in FACTS)
     told = {change.resource for change in draft.changes}
+    # Whoever is no longer declared, or has another name now, had them.
+    host = next((address for address in sorted(told) if kind_of(address) == "host"), host)
     found: dict[ResourceAddress, set[Element]] = defaultdict(set)
     for element in present ^ owners.keys():
         # What nothing declares any more is the host's to take away.

@@ -8,7 +8,7 @@ two networks: one that itself changes in this plan, else the one it leads to.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import (
@@ -23,7 +23,7 @@ from reconciler.model.firewall import (
 from reconciler.model.plan import Change, ChangeElements, FieldChange
 from reconciler.model.policy import is_outside
 from reconciler.planning.comparison.draft import FIREWALL, Draft, Inputs
-from reconciler.planning.reachability.outside import prefix_of
+from reconciler.planning.reachability.outside import Prefixes, internet_of, prefixes_of
 from reconciler.planning.reachability.policy import Allowed, Specs, allowed_between
 from reconciler.planning.resolution.ownership import elements_about, foreign_taps
 
@@ -65,23 +65,26 @@ def compare_policy(
 
 
 def policy_elements(rules: Iterable[Allowed], specs: Specs) -> frozenset[Element]:
-    """The entries of the rules; ``specs`` hold the networks' zones."""
+    """The entries of the rules; ``specs`` hold the networks' zones, and what is outside."""
+    internet = internet_of(specs)
     return frozenset(
-        _element(rule, part, specs)
+        element
         for rule in rules
         for part in (_OTHERS if rule.protocol == "other" else (_PROTOCOL_PARTS[rule.protocol],))
+        for element in _elements(rule, part, specs, internet)
     )
 
 
-def _element(rule: Allowed, part: str, specs: Specs) -> Element:
+def _elements(rule: Allowed, part: str, specs: Specs, internet: Prefixes) -> Iterator[Element]:
     source, target, ports = rule.source, rule.target, _ports(rule)
     if is_outside(target):
-        prefix = str(prefix_of(target))
-        return outside_element(EGRESS, specs[source]["zone"], prefix, part, ports)
-    if is_outside(source):
-        prefix = str(prefix_of(source))
-        return outside_element(INGRESS, specs[target]["zone"], prefix, part, ports)
-    return allow_element(specs[source]["zone"], specs[target]["zone"], part, ports)
+        for prefix in prefixes_of(target, internet):
+            yield outside_element(EGRESS, specs[source]["zone"], str(prefix), part, ports)
+    elif is_outside(source):
+        for prefix in prefixes_of(source, internet):
+            yield outside_element(INGRESS, specs[target]["zone"], str(prefix), part, ports)
+    else:
+        yield allow_element(specs[source]["zone"], specs[target]["zone"], part, ports)
 
 
 def _ports(rule: Allowed) -> str:

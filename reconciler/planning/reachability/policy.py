@@ -16,7 +16,7 @@ from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.policy import INTERNET, is_outside
-from reconciler.planning.reachability.outside import outside_ways
+from reconciler.planning.reachability.outside import internet_of, outside_ways
 from reconciler.planning.reachability.ranges import (
     EVERYTHING,
     PROTOCOLS,
@@ -59,7 +59,7 @@ def allowed_between(
     """Everything allowed between different networks and with the outside, merged and in order;
     ``touching``: only where one of the two ends is among these.
     """
-    by_tenant = _by_tenant(specs)
+    by_tenant, internet = _by_tenant(specs), internet_of(specs)
     found: list[Allowed] = []
     for target in (address for tenant in by_tenant.values() for address in tenant):
         let_in = _let_in(specs[target], by_tenant, specs)
@@ -70,7 +70,7 @@ def allowed_between(
             ranges = intersection(let_in[source], _let_out(specs[source], source, target))
             found.extend(as_allowed(source, target, ranges))
         if touching is None or target in touching:
-            for way, ranges in outside_ways(target, specs[target]):
+            for way, ranges in outside_ways(target, specs[target], internet):
                 found.extend(as_allowed(*way, ranges))
     return tuple(sorted(found))
 

@@ -18,16 +18,24 @@ from reconciler.model.addresses import ResourceAddress, network_address, tenant_
 from reconciler.model.firewall import ALLOW, Element, zone_class
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed, Unknown, VmPhase
+from reconciler.model.policy import INTERNET, is_outside
 from reconciler.model.probes import Shot, Station
 from reconciler.model.resolved import GATEWAY
+from reconciler.planning.reachability.outside import (
+    contains,
+    example_of,
+    internet_of,
+    uplinks_of,
+)
 from reconciler.planning.reachability.policy import Specs, allowed_between, open_inside
 from reconciler.planning.reachability.policy import ranges_by_pair as by_pair
-from reconciler.planning.reachability.ranges import PROTOCOLS, WHOLE, Ranges, Span
+from reconciler.planning.reachability.ranges import PROTOCOLS, WHOLE, Ranges, Span, union
 from reconciler.planning.reachability.reach import Party
 from reconciler.planning.resolution.recorded import recorded_ports
 
 # What guests are never to reach; stands where a network's address does.
 HOST = ResourceAddress("host")
+_FROM_OUTSIDE = "nothing can be sent here as if from beyond an uplink"
 _T = TypeVar("_T")
 Pair = tuple[ResourceAddress, ResourceAddress]
 _HEADERS = {"tcp": 6, "udp": 17, "icmpv6": 58}
@@ -56,7 +64,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A packet to send, the pair it tries, and where it is to arrive (None: the host)."""
+    """A packet to send, the pair it tries, and where it is to arrive (None: at no VM)."""
 
     shot: Shot
     pair: Pair
@@ -75,7 +83,8 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What is tried: the specs on record, the live interfaces in scope, what the kernel holds.
-    ``sources``: networks in scope with live VMs, also such as cannot send.
+    ``sources``: networks in scope with live VMs, also such as cannot send. ``outside``: ends out
+    there that are asked for, empty for all of them beside the host.
     """
 
     specs: Specs
@@ -85,6 +94,7 @@ class Ground:
     held: Mapping[Pair, Sequence[Held]]
     host_addresses: Sequence[str] = (GATEWAY,)
     with_host: bool = True
+    outside: frozenset[ResourceAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +254,13 @@ class _Chooser:
         self._sources, self._targets = sorted(ground.senders), sorted(ground.targets)
         touched = frozenset((*self._sources, *self._targets))
         self._ranges = by_pair(allowed_between(ground.specs, touched))
+        self._beyond = list(self._ways_out(uplinks_of(ground.specs)))
         self._open = open_inside(ground.specs)
-        self.untried: dict[Pair, str] = {}  # filled as packets are asked for
+        # Filled further as packets are asked for.
+        ways_in = (p for p in self._ranges if is_outside(p[0]) and p[1] in ground.targets)
+        self.untried: dict[Pair, str] = dict.fromkeys(ways_in, _FROM_OUTSIDE)
         self.count = len(self._sources) * (len(self._targets) + ground.with_host)
+        self.count += len(self._beyond) + len(self.untried)
 
     def all(self) -> Iterator[Probe]:
         """What each kind has to offer in turn, so that a limit cuts all of them."""
@@ -260,6 +274,7 @@ class _Chooser:
                 (self._pair(pair, turn, most=1) for pair, turn in self._turned(ring)),
                 (self._pair(pair, 0) for pair in self._turned((*inside, *sorted(between)))),
                 self._host(),
+                (self._out(pair) for pair in self._turned(self._beyond)),
                 (self._pair(pair, 0) for pair in others),
                 self._further(),
             )
@@ -346,6 +361,28 @@ class _Chooser:
         own = source.link_local if address == GATEWAY else source.address
         shot = Shot(0, source, own, address, sample.header, sample.port)
         return Probe(shot, (network, HOST), None, sample)
+
+    def _ways_out(self, uplinks: frozenset[str]) -> Iterator[Pair]:
+        """To the Internet from every network, and to what else its rules name out there."""
+        asked = self._ground.outside
+        for source in self._sources if uplinks and (self._ground.with_host or asked) else ():
+            named = (p[1] for p in self._ranges if p[0] == source and is_outside(p[1]))
+            ends = asked or {*named, ResourceAddress(INTERNET)}
+            yield from ((source, end) for end in sorted(ends))
+
+    def _out(self, pair: Pair) -> list[Probe]:
+        """To one address of an end: what any rule about a prefix with it lets through, passes."""
+        address, internet = example_of(pair[1]), internet_of(self._ground.specs)
+        source = self._ground.senders[pair[0]][0]
+        ranges = union(
+            found
+            for (network, end), found in self._ranges.items()
+            if network == pair[0] and is_outside(end) and contains(end, address, internet)
+        )
+        shots = (
+            (Shot(0, source, source.address, address, s.header, s.port), s) for s in samples(ranges)
+        )
+        return [Probe(shot, pair, None, sample) for shot, sample in shots]
 
 
 def _only_vm(pair: Pair, targets: Sequence[Station]) -> str:

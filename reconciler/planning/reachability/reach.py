@@ -14,6 +14,7 @@ from typing import Any, Literal
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_of
 from reconciler.model.policy import is_outside
+from reconciler.planning.reachability.outside import internet_of
 from reconciler.planning.reachability.policy import (
     Allowed,
     Specs,
@@ -80,6 +81,8 @@ def party(text: str, specs: Specs) -> Party:
     """
     known = sorted(a for a in specs if kind_of(a) in {"tenant", "network", "vm"})
     address = ResourceAddress(text)
+    if is_outside(text):
+        return Party(frozenset({address}))
     if address not in known:
         near = get_close_matches(text, known, n=1)
         hint = f"did you mean {near[0]}?" if near else "see metald get network"
@@ -135,6 +138,8 @@ def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
         for address in before.keys() | after.keys()
         if kind_of(address) == "network" and before.get(address) != after.get(address)
     }
+    if internet_of(before) != internet_of(after):
+        changed |= {a for a in before.keys() | after.keys() if kind_of(a) == "network"}
     if not changed:
         return turned
     old = ranges_by_pair(allowed_between(before, changed))

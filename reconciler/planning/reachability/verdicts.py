@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
+from reconciler.model.policy import is_outside
 from reconciler.model.probes import STOPPED_BY, Sightings
+from reconciler.planning.reachability.outside import uplinks_of
 from reconciler.planning.reachability.probes import Chosen, Ground, Pair, Probe
 
 VERIFY_FORMAT = "metald.verify/v1"
@@ -27,15 +29,23 @@ class Verdict:
     seen: str
 
 
-def verdict(probe: Probe, seen: Sightings, homes: Mapping[str, ResourceAddress]) -> Verdict:
-    """Judge one packet; ``homes``: VMs by tap."""
+def verdict(
+    probe: Probe,
+    seen: Sightings,
+    homes: Mapping[str, ResourceAddress],
+    uplinks: frozenset[str] = frozenset(),
+) -> Verdict:
+    """Judge one packet; ``homes``: VMs by tap; ``uplinks``: links to the outside."""
     number, allowed = probe.shot.number, probe.sample.allowed
     if number in seen.unsent:
         return Verdict(None, seen.unsent[number])
     if number in seen.heard:
         return Verdict(False, "arrived at the host itself")
     if links := seen.arrived.get(number):
-        there = probe.target is not None and links == {probe.target.tap}
+        if is_outside(probe.pair[1]):
+            there = links <= uplinks
+        else:
+            there = probe.target is not None and links == {probe.target.tap}
         where = ", ".join(sorted(homes.get(link, f"link {link}") for link in links))
         return Verdict(allowed and there, "arrived" if there else f"arrived elsewhere: {where}")
     if number in seen.stopped:
@@ -50,9 +60,10 @@ def verify_document(
 ) -> dict[str, Any]:
     """Format metald.verify/v1. ``why``: VMs that could not send or are not live, and the reason."""
     homes = {s.tap: s.vm for part in ground.targets.values() for s in part}
+    uplinks = uplinks_of(ground.specs)
     by_pair: dict[Pair, list[tuple[Probe, Verdict]]] = defaultdict(list)
     for probe in chosen.probes:
-        by_pair[probe.pair].append((probe, verdict(probe, seen, homes)))
+        by_pair[probe.pair].append((probe, verdict(probe, seen, homes, uplinks)))
     pairs = [_pair(pair, judged) for pair, judged in sorted(by_pair.items())]
     pairs += [_untried(pair, reason) for pair, reason in sorted(chosen.untried.items())]
     counts = {word: sum(p["verdict"] == word for p in pairs) for word in _VERDICTS}

@@ -15,6 +15,7 @@ from typing import Any
 from reconciler.model import identity
 from reconciler.model.addresses import (
     ResourceAddress,
+    host_address,
     security_profile_address,
     tenant_address,
 )
@@ -34,6 +35,7 @@ from reconciler.model.specs import (
 )
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
+from reconciler.planning.outside_checks import not_outside
 from reconciler.planning.resolution.claims import Claims
 from reconciler.planning.resolution.control_values import leaves, nested
 from reconciler.planning.resolution.renames import RENAMED_FROM, all_documents, renamed, renames_of
@@ -183,7 +185,9 @@ def _network(work: Work, network: Network) -> None:
         undeclared(work, (address, tenant, ("metadata", "tenant")), work.fleet.tenants)
         return
     secured = _secured(work, network)
-    if secured is None:
+    inside = _rules_inside(work, network)
+    work.findings.extend(inside)
+    if secured is None or inside:
         return
     uid, _ = work.identity(address)
     prefix = _prefix(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))
@@ -194,6 +198,22 @@ def _network(work: Work, network: Network) -> None:
     zone = work.claims.draw("zone", identity.zones(uid), owner=uid, resource=address)
     work.zones[address] = int(zone)
     _record(work, network, _network_spec(network, secured, (prefix, int(zone))))
+
+
+def _rules_inside(work: Work, network: Network) -> list[Finding]:
+    """Rules about what is, as was drawn, not outside."""
+    if not any(":" in peer for _, peer in network.spec.peers()):
+        return []
+    return list(not_outside(network, _drawn(work)))
+
+
+def _drawn(work: Work) -> dict[ResourceAddress, IPv6Network]:
+    """What tenants and this host have by ``auto``."""
+    tenants = work.fleet.tenants.values()
+    drawn = {t.address: work.prefixes.get(t.address) for t in tenants if t.spec.prefix == "auto"}
+    if _declared_pool(work) is None:
+        drawn[host_address("local")] = identity.default_pool(work.ledger.secret)
+    return {address: prefix for address, prefix in drawn.items() if prefix is not None}
 
 
 def _secured(work: Work, network: Network) -> Secured | None:

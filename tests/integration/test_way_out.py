@@ -1,0 +1,238 @@
+"""The way out of a host, with packets: internet, prefixes, translation, and what must not leave.
+
+Specs are applied as an operator would; the VMs are simulated, their guests are this test's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
+from tests.integration.outside import (
+    HERE,
+    STAYS_AWAY_S,
+    UPLINK,
+    Beyond,
+    beyond,
+    guest_of,
+)
+from tests.integration.shell import Shell
+from tests.integration.test_output import check
+
+pytestmark = [pytest.mark.netns]
+VM, LAN = "vm/acme/web", "network/acme/lan"
+PRIVATE, PUBLIC = "fd20:acde::/48", "2001:db8:acde::/48"
+
+
+@pytest.fixture
+def far(host: Host) -> Iterator[Beyond]:
+    with beyond(host) as found:
+        yield found
+
+
+def declare(
+    host: Host, *, prefix: str, uplink: str = "", services: str = "", rules: str,
+    machine: str = SIMULATED,
+) -> str:  # fmt: skip
+    """One network of one tenant with these rules, and a VM in it; the specs' folder."""
+    spec = f"uplink: {{interface: {UPLINK}{uplink}}}{services}"
+    body = f"apiVersion: metald/v1\nkind: Host\nmetadata: {{name: rack}}\nspec: {{{spec}}}\n"
+    host.write(
+        "fleet.yaml",
+        body + tenant("acme", f'prefix: "{prefix}"') + network("acme", "lan", rules)
+        + vm("acme", "web", machine),
+    )  # fmt: skip
+    return str(host.specs)
+
+
+def test_a_private_guest_goes_out_by_the_hosts_address(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    specs = declare(
+        host, prefix=PRIVATE, uplink=", translate: masquerade", rules="egress: internet"
+    )
+    plan = metald.json("plan", specs)
+    assert [(e["from"], e["to"], e["protocol"]) for e in plan["reachability"]] == [
+        ("network/acme/lan", "internet", "any")
+    ]
+    metald.run("apply", specs, "--yes")
+    assert not metald.json("plan", specs)["changes"]
+    with guest_of(host, VM) as guest, far.server() as server, far.server(port=54) as other:
+        assert server.heard(guest) == HERE
+        assert server.reaches(guest, HERE), "the answer comes back"
+        assert not other.reaches(guest, HERE, within_s=STAYS_AWAY_S), "nobody else can answer"
+
+
+def test_without_the_rule_nothing_leaves(host: Host, metald: Shell, far: Beyond) -> None:
+    far.route(PUBLIC)
+    specs = declare(host, prefix=PUBLIC, rules="egress: tenant")
+    metald.run("apply", specs, "--yes")
+    with guest_of(host, VM) as guest, far.server() as server:
+        assert server.heard(guest, within_s=STAYS_AWAY_S) == ""
+        assert not server.reaches(guest, within_s=STAYS_AWAY_S)
+    counters = host.counters()
+    assert (counters["drop_tenant"], counters["drop_outside"]) == (1, 1)
+
+
+def test_a_public_guest_is_reached_by_what_its_rules_name(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    far.route(PUBLIC)
+    far.address("2001:db8:99::1")
+    rules = 'ingress: [{from: "2001:db8:53::/48", protocol: udp, ports: [4000]}], egress: none'
+    metald.run("apply", declare(host, prefix=PUBLIC, rules=rules), "--yes")
+    with (
+        guest_of(host, VM) as guest,
+        far.server() as named,
+        far.server("2001:db8:99::1") as stranger,
+    ):
+        assert named.reaches(guest)
+        assert named.heard(guest) == guest.address, "its answer goes out"
+        assert not named.reaches(guest, port=4001, within_s=STAYS_AWAY_S)
+        assert not stranger.reaches(guest, within_s=STAYS_AWAY_S)
+        assert stranger.heard(guest, within_s=STAYS_AWAY_S) == ""
+
+
+@pytest.mark.parametrize("translate", ["none", "masquerade"])
+def test_a_revoked_rule_cuts_a_live_flow_also_for_who_only_listens(
+    host: Host, metald: Shell, far: Beyond, translate: str
+) -> None:
+    far.route(PUBLIC)
+    uplink = f", translate: {translate}"
+    rules = "egress: [{to: internet, protocol: udp, ports: [53]}]"
+    metald.run("apply", declare(host, prefix=PUBLIC, uplink=uplink, rules=rules), "--yes")
+    with guest_of(host, VM) as guest, far.server() as server:
+        seen_as = server.heard(guest)
+        assert seen_as == (guest.address if translate == "none" else HERE)
+        assert server.reaches(guest, seen_as)
+        specs = declare(host, prefix=PUBLIC, uplink=uplink, rules="egress: tenant")
+        plan = metald.json("plan", specs)
+        (turned,) = plan["reachability"]
+        assert (turned["to"], turned["change"], turned["ports"]) == (
+            "internet", "unreachable", "53",
+        )  # fmt: skip
+        metald.run("apply", specs, "--yes")
+        assert not server.reaches(guest, seen_as, within_s=STAYS_AWAY_S), "it only listened"
+        assert server.heard(guest, within_s=STAYS_AWAY_S) == ""
+
+
+def test_what_is_a_tenants_never_leaves_by_the_uplink(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    unused = "2001:db8:acde:77::1"
+    far.address(unused)
+    specs = declare(host, prefix=PUBLIC, uplink=", announce: route", rules="egress: internet")
+    metald.run("apply", specs, "--yes")
+    with guest_of(host, VM) as guest, far.server(unused) as server:
+        assert server.heard(guest, within_s=STAYS_AWAY_S) == ""
+    assert host.counters()["drop_tenant"] == 1
+
+
+def test_guests_open_the_services_of_the_host_that_are_listed(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    services = ", guestServices: [{protocol: udp, port: 53}]"
+    specs = declare(host, prefix=PRIVATE, services=services, rules="egress: none")
+    metald.run("apply", specs, "--yes")
+    here = Beyond(host.netns)
+    with (
+        guest_of(host, VM) as guest,
+        here.server(HERE) as listed,
+        here.server(HERE, 54) as other,
+    ):
+        assert listed.heard(guest) == guest.address
+        assert other.heard(guest, within_s=STAYS_AWAY_S) == ""
+    metald.run("apply", declare(host, prefix=PRIVATE, rules="egress: none"), "--yes")
+    with guest_of(host, VM) as guest, here.server(HERE) as listed:
+        assert listed.heard(guest, within_s=STAYS_AWAY_S) == ""
+
+
+def test_facts_of_the_host_come_back_and_go_with_what_declared_them(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    uplink = ", translate: masquerade"
+    specs = declare(host, prefix=PRIVATE, uplink=uplink, rules="egress: internet")
+    metald.run("apply", specs, "--yes")
+    host.inside("nft", "delete element inet metald masqueraded { up0 }")
+    host.inside("nft", "add element inet metald uplinks { theirs0 }")
+    (change,) = metald.json("plan", specs)["changes"]
+    assert change["resource"] == "host/rack"
+    assert change["fields"] == [
+        {"path": "status.firewall.facts", "before": "1 missing, 1 stale", "after": "as declared"}
+    ]
+    metald.run("apply", specs, "--yes")
+    with guest_of(host, VM) as guest, far.server() as server:
+        assert server.heard(guest) == HERE
+    metald.run("destroy", "--yes")
+    assert "metald" not in host.inside("nft", "list", "tables").stdout
+
+
+def test_a_default_route_by_router_advertisement_stays(host: Host, metald: Shell) -> None:
+    with beyond(host, default=False) as far:
+        host.ip("-6", "route", "add", "default", "via", "2001:db8:ffff::2", "proto", "ra")
+        far.route(PUBLIC)
+        specs = declare(host, prefix=PUBLIC, rules="egress: internet")
+        metald.run("apply", specs, "--yes")
+        assert "proto ra" in host.ip("-6", "route", "show", "default")
+        with guest_of(host, VM) as guest, far.server() as server:
+            assert server.heard(guest) == guest.address
+
+
+@pytest.mark.parametrize(
+    ("prefix", "uplink", "rules", "said"),
+    [
+        (PRIVATE, "", "egress: internet", "not reached from a private prefix"),
+        (PUBLIC, "", 'egress: [{to: "2001:db8:acde:1::/64"}]', "name the network or the tenant"),
+        (PUBLIC, "", 'egress: [{to: "::/0"}]', "write internet, or a smaller prefix"),
+        (PUBLIC, "", 'egress: [{to: "fe80::/64"}]', "no prefix that is routed"),
+        (PUBLIC, "", 'egress: [{to: "2001:db8::1/48"}]', "has host bits set"),
+        (PUBLIC, "", "ingress: [{from: internnet}]", "write network/TENANT/NAME"),
+        (PUBLIC, ", translate: nat", "egress: none", "is not one of none, masquerade"),
+        (PUBLIC, ', nat64: "64:ff9b::/95"', "egress: none", "nat64 is one of"),
+        ("auto", "", 'egress: [{to: "fd00::/8"}]', "which is not outside"),
+    ],
+)
+def test_what_is_wrong_is_told_and_changes_nothing(
+    host: Host, metald: Shell, prefix: str, uplink: str, rules: str, said: str
+) -> None:
+    specs = declare(host, prefix=prefix, uplink=uplink, rules=rules)
+    before = host.snapshot()
+    for command in (("plan", specs), ("apply", specs, "--yes")):
+        stderr = metald.run(*command, expect=1).stderr
+        assert said in stderr, stderr
+        assert "fleet.yaml" in stderr
+    assert host.snapshot() == before
+
+
+def test_verify_tries_the_way_out_and_names_what_is_otherwise(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    rules = "egress: [{to: internet, protocol: tcp, ports: [443]}], ingress: [{from: internet}]"
+    specs = declare(host, prefix=PUBLIC, rules=rules, machine=f"power: paused, {QEMU}")
+    metald.run("apply", specs, "--yes")
+    document = metald.json("verify")
+    check("verify", document)
+    pairs = {(pair["from"], pair["to"]): pair for pair in document["pairs"]}
+    out, into = pairs[LAN, "internet"], pairs["internet", LAN]
+    assert (out["verdict"], into["verdict"]) == ("agrees", "notTried")
+    assert "as if from beyond an uplink" in into["reason"]
+    (entry,) = [line for line in host.elements().splitlines() if "2000::/3 . tcp . 443" in line]
+    key = entry.partition("{")[2].partition("}")[0].strip() or entry.strip(" \t,{}")
+    host.inside("nft", f"delete element inet metald egress {{ {key.replace('443', '443-443')} }}")
+    document = metald.json("verify", LAN, "internet", expect=1)
+    (pair,) = [pair for pair in document["pairs"] if pair["verdict"] == "disagrees"]
+    assert [(wrong["port"], wrong["expected"]) for wrong in pair["disagreements"]] == [
+        (443, "arrives")
+    ]
+    assert "internet (3fff::1): should arrive" in metald.run("verify", expect=1).stdout
+    host.ip("-6", "route", "del", "default")
+    metald.run("apply", specs, "--yes")
+    said = metald.run("verify", LAN, "internet", expect=1).stdout
+    assert "the host has no way there" in said
+
+
+def test_an_uplink_that_is_not_there_is_told(host: Host, metald: Shell) -> None:
+    specs = declare(host, prefix=PUBLIC, rules="egress: internet")
+    assert any("up0 is not there" in w for w in metald.json("plan", specs)["warnings"])
