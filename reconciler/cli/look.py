@@ -53,6 +53,10 @@ def status(ctx: click.Context, output: str) -> None:
     for hold in document["held"]:
         until = f" (until {hold['until']})" if hold["until"] else ""
         click.echo(f"held: {hold['resource']} by {hold['owner']}: {safe(hold['reason'])}{until}")
+    for entry in document["isolated"]:
+        until = f" (until {entry['until']})" if entry["until"] else ""
+        by = f"{entry['resource']} by {entry['owner']}: {safe(entry['reason'])}{until}"
+        click.echo(f"isolated: {by}")
 
 
 def _source_lines(source: dict[str, Any] | None) -> None:
@@ -75,6 +79,8 @@ def _vm_table(items: list[dict[str, Any]]) -> None:
         shown = entry["status"]
         network = next(c for c in shown["conditions"] if c["type"] == "NetworkReady")
         ok = {"True": "ready", "False": "drifted"}.get(network["status"], "unknown")
+        if any(c["type"] == "Isolated" for c in shown["conditions"]):
+            ok = "isolated" if ok == "ready" else f"isolated, {ok}"
         rows.append(
             (
                 entry["resource"].removeprefix("vm/"),

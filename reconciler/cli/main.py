@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "adopt": ("adopt", "Put on record what runs here and is not."),
     "hold": ("operate", "Take a resource, or everything, out of the loop."),
     "unhold": ("operate", "Let the loop have it again."),
+    "isolate": ("operate", "Cut a VM off from everything but its console, now."),
+    "unisolate": ("operate", "Let it have its networks again."),
     "watch": ("serve", "Reconcile on change and against drift."),
     "serve": ("serve", "Keep the specs applied; the daemon."),
     "status": ("look", "What runs, and how it is."),

@@ -87,6 +87,10 @@ def _sections(document: Mapping[str, Any]) -> Iterator[_Section]:
     for action in _ACTIONS:
         group = [change for change in document["changes"] if change["action"] == action]
         yield _folded(action, group)
+    yield _table("Isolated", ("resource", "by", "why"), [
+        (_escaped(entry["resource"]), _escaped(entry["owner"]), _escaped(entry["reason"]))
+        for entry in document["isolated"]
+    ])  # fmt: skip
     yield _table("Left alone", ("resource", "why"), [
         (_escaped(entry["resource"]), _escaped(f"{key}: {entry['reason']}"))
         for key in _LEFT_ALONE for entry in document[key]

@@ -38,6 +38,7 @@ _LEFT_ALONE = (
     ("blocked", "unknown, left alone", "yellow"),
     ("refused", "refused", "red"),
     ("held", "held", "cyan"),
+    ("isolated", "isolated", "yellow"),
     ("waiting", "failed, tried again later", "yellow"),
     ("reported", "differs, only reported", "cyan"),
     ("excluded", "left out of this plan", "cyan"),

@@ -207,6 +207,7 @@ class Loop:
         moments = [entry.not_before_s for entry in outcome.plan.recoveries]
         moments += [entry.not_before_s for entry in ledger.retries.values()]
         moments += [hold.until_s for hold in outcome.plan.held if hold.until_s is not None]
+        moments += [e.until_s for e in outcome.plan.isolated if e.until_s is not None]
         pending = self.held.store.confirmation()
         if pending is not None:
             moments.append(time.time() + pending.deadline.left_s(clocks.now()))

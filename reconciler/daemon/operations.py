@@ -17,6 +17,7 @@ from reconciler.daemon import adopting
 from reconciler.daemon.cleaning import remove_run_folder, remove_state_folder
 from reconciler.daemon.confirming import Confirming
 from reconciler.daemon.desired import Location, Source
+from reconciler.daemon.lasting import Lasting, check_known
 from reconciler.daemon.replies import (
     Arguments,
     Emit,
@@ -39,7 +40,7 @@ from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.records import Event, EventKind
 from reconciler.execution.state.store import Store
 from reconciler.execution.verification import Wanted, verify
-from reconciler.model.addresses import EVERYTHING, ResourceAddress
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Hold, Ledger, Managed
 from reconciler.model.observed import Observed
@@ -50,7 +51,6 @@ from reconciler.planning.documents.planfile import PlanFile, refuse_moved, what_
 from reconciler.planning.documents.render import SourceInfo, plan_document
 from reconciler.planning.planner import LOCAL_HOST, Scope
 
-HOLD_FORMAT = "metald.hold/v1"
 REFRESH_FORMAT = "metald.refresh/v1"
 
 
@@ -79,6 +79,7 @@ class Operations:
 
     def handlers(self) -> Mapping[str, Callable[[Arguments, Emit], Awaitable[Reply]]]:
         """By operation name, as served on the control socket."""
+        lasting = Lasting(self.engine, self.store, self._note, self._undo_if_due, self._wake_loop)
         handlers: dict[str, Callable[[Arguments, Emit], Awaitable[Reply]]] = {
             "apply": self.apply,
             "rollback": self.rollback,
@@ -89,11 +90,13 @@ class Operations:
             "undo": self.undo,
             "refresh": self.refresh,
             "verify": self.verify,
-            "hold": self.hold,
-            "unhold": self.unhold,
+            "hold": lasting.hold,
+            "unhold": lasting.unhold,
+            "unisolate": lasting.unisolate,
         }
         served = {name: self._in_turn(handler) for name, handler in handlers.items()}
-        return {**served, "stop": self.stop_one}
+        # To cut a VM off waits for nobody: beside a pass that may take minutes.
+        return {**served, "stop": self.stop_one, "isolate": lasting.isolate}
 
     def _in_turn(
         self, handler: Callable[[Arguments, Emit], Awaitable[Reply]]
@@ -122,6 +125,9 @@ class Operations:
             await self.confirming.undo_if_due(emit, self.stop)
         except MetaldError as error:
             emit({"event": "resuming", "lines": [f"it cannot be undone yet: {error}"]})
+
+    def _wake_loop(self) -> None:
+        self.wake()  # whichever it is by then: the loop comes later
 
     async def stop_one(self, arguments: Arguments, _: Emit) -> Reply:
         """``ticket``: that operation finishes what it began, and starts nothing more."""
@@ -202,7 +208,7 @@ class Operations:
         request = Request(
             Fleet.of(()), source, Scope(targets=targets, exclude=exclude, destroy=True)
         )
-        self._check_known(targets | exclude)
+        check_known(self.store, targets | exclude)
         before = self.store.ledger(time.time()).managed
         outcome = await self._carry_out(request, Terms(_expected(arguments)), emit)
         if outcome.is_complete and targets:
@@ -268,29 +274,6 @@ class Operations:
         self._note(LOCAL_HOST, "Verified", told, kind="Warning" if disagreed else "Normal")
         return Reply(document, EXIT_FAILED if disagreed else EXIT_DONE)
 
-    async def hold(self, arguments: Arguments, _: Emit) -> Reply:
-        """``address`` (none: everything), ``owner``, ``reason``, ``seconds``: leave it alone."""
-        subject = _held_subject(arguments)
-        now_s = time.time()
-        seconds = arguments.get("seconds")
-        until_s = now_s + seconds if seconds else None
-        if subject != EVERYTHING:
-            self._check_known(frozenset({subject}))
-        owner, reason = arguments["owner"], arguments["reason"]
-        with self.store.grouped():
-            self.store.add_hold(Hold(subject, owner, reason, now_s, "", until_s))
-            self._note(subject, "Held", f"{owner}: {reason}")
-        return Reply({"format": HOLD_FORMAT, "resource": subject, "held": True})
-
-    async def unhold(self, arguments: Arguments, emit: Emit) -> Reply:
-        """``address`` (none: everything): let the loop have it again."""
-        subject = _held_subject(arguments)
-        if not self.store.remove_hold(subject):
-            raise MetaldError("nothing holds it", subject=subject, hint="see metald status")
-        self._note(subject, "Unheld", "the hold was lifted")
-        await self._undo_if_due(emit)
-        return Reply({"format": HOLD_FORMAT, "resource": subject, "held": False})
-
     def _note(
         self, subject: ResourceAddress, reason: str, message: str, *, kind: EventKind = "Normal"
     ) -> None:
@@ -347,12 +330,6 @@ class Operations:
             request, on_progress=progress(emit), terms=terms, stop=self.stop, on_plan=show
         )
 
-    def _check_known(self, targets: frozenset[ResourceAddress]) -> None:
-        known = self.store.ledger(time.time()).managed
-        for target in sorted(targets - known.keys()):
-            raise MetaldError("nothing by that address is managed here", subject=target,
-                              hint="see metald get vm")  # fmt: skip
-
     def _hold_destroyed(self, plan: Plan, before: Mapping[ResourceAddress, Managed]) -> None:
         """An imperative act outlasts the next pass: hold what the specs still declare."""
         owner = os.environ.get("SUDO_USER") or "root"
@@ -388,8 +365,3 @@ def _expected(arguments: Arguments) -> str:
 
 
 NOTHING_DONE = Outcome(Plan("", (), (), (), (), (), (), 0))
-
-
-def _held_subject(arguments: Arguments) -> ResourceAddress:
-    text = arguments.get("address")
-    return address(text) if text else EVERYTHING

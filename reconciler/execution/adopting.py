@@ -127,6 +127,8 @@ def _record(adoption: Adoption, store: Store, *, now_s: float) -> int:
         if ledger.firewall is not None:
             store.set_firewall(*ledger.firewall)
         store.remember_sysctls(ledger.sysctls_before)
+        for isolation in ledger.isolations.values():
+            store.add_isolation(isolation)
         store.set_observed_generation({r.address: 1 for r in plan_made.registrations})
         store.add_events(
             Event(now_s, change.resource, "Normal", "Adopted", change.reason, run=run)

@@ -29,11 +29,12 @@ from reconciler.execution.world import World
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.kept import KeptRecord
-from reconciler.model.ledger import Ledger
+from reconciler.model.ledger import Isolation, Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.bounds.guards import MaxDestroy, objection
 from reconciler.planning.bounds.holds import holds_everything
+from reconciler.planning.comparison.isolation import plan_isolation
 from reconciler.planning.comparison.taken import REMEDY, STAYS
 from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.findings import Finding
@@ -226,6 +227,28 @@ class Engine:
         _refuse(chosen, "", strict=True)
         call = _Call(Request(Fleet.of(()), source), FREELY, on_progress, asyncio.Event())
         return await self._carry_out(call, chosen, None, observed)
+
+    async def isolate(
+        self,
+        address: ResourceAddress,
+        entry: Isolation | None,
+        *,
+        on_progress: OnProgress,
+        terms: Terms,
+    ) -> Outcome:
+        """Cut a VM off, or let it rejoin (``entry`` None), and see that it is so.
+
+        Looks at nothing but the network, so that no guest and no hypervisor delays it; beside a
+        plan that is carried out, too: it knows of all links that one may make.
+        """
+        observed = await self.world.observe_network()
+        chosen = plan_isolation(observed.network, self.survey.ledger(), address, entry)
+        source = SourceInfo("isolate" if entry else "unisolate")
+        call = _Call(Request(Fleet.of(()), source), terms, on_progress, asyncio.Event())
+        outcome = await self._carry_out(call, chosen, None, observed)
+        observed = await self.world.observe_network()
+        left = plan_isolation(observed.network, self.survey.ledger(), address, entry)
+        return replace(outcome, remaining=_remaining(left))
 
     async def _carry_out(
         self, call: _Call, chosen: Plan, look_again: Planner | None, observed: Observed

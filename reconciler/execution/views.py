@@ -11,10 +11,12 @@ from typing import Any
 
 from reconciler.execution.state.records import Confirmation, Event, Generations
 from reconciler.model.addresses import ResourceAddress, kind_of
-from reconciler.model.ledger import Ledger, Managed, VmRecord
+from reconciler.model.firewall import isolating
+from reconciler.model.ledger import Isolation, Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.times import rfc3339
 from reconciler.planning.comparison.ports import port_differences
+from reconciler.planning.documents.render import isolation_document
 from reconciler.planning.resolution.control_values import PATHS
 from reconciler.planning.resolution.origins import recorded_policies
 from reconciler.planning.resolution.recorded import recorded_vm
@@ -109,10 +111,25 @@ def conditions(seen: Seen, managed: Managed) -> list[dict[str, Any]]:
     ready = "Unknown" if phase == "unknown" else str(phase == wanted)
     network, network_reason = _network(seen, managed)
     at = rfc3339(seen.ledger.now_s)
-    return [
+    found = [
         {"type": "Ready", "status": ready, "reason": reason, "at": at},
         {"type": "NetworkReady", "status": network, "reason": network_reason, "at": at},
     ]
+    if (isolation := seen.ledger.lasting_isolations().get(managed.address)) is not None:
+        cut, why = _isolated(seen, managed, isolation)
+        found.append({"type": "Isolated", "status": cut, "reason": why, "at": at})
+    return found
+
+
+def _isolated(seen: Seen, managed: Managed, isolation: Isolation) -> tuple[str, str]:
+    """Whether the kernel cuts off what is to be cut off."""
+    network = seen.observed.network
+    if not isinstance(network, NetworkState):
+        return "Unknown", network.reason
+    wanted = {isolating(entry["tap"]) for entry in managed.spec["interfaces"]}
+    by = f"by {isolation.owner}: {isolation.reason}"
+    missing = sorted(entry.key[0] for entry in wanted - network.firewall.elements)
+    return ("False", f"not in force on {', '.join(missing)}; {by}") if missing else ("True", by)
 
 
 def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
@@ -138,6 +155,7 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
         if entry.resource == managed.address
     ]
     hold = seen.ledger.lasting_holds().get(managed.address)
+    isolation = seen.ledger.lasting_isolations().get(managed.address)
     return {
         "format": "metald.description/v1",
         **item(seen, managed),
@@ -145,6 +163,7 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
         "allocations": sorted(held, key=lambda row: (row["kind"], row["value"])),
         "policy": _policies(seen, managed),
         "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
+        "isolation": None if isolation is None else isolation_document(isolation),
         "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
     }
 
@@ -194,6 +213,10 @@ def status_document(
                 "until": None if hold.until_s is None else rfc3339(hold.until_s),
             }
             for hold in seen.ledger.lasting_holds().values()
+        ],
+        "isolated": [
+            isolation_document(entry)
+            for _, entry in sorted(seen.ledger.lasting_isolations().items())
         ],
         "vms": vms,
     }

@@ -73,6 +73,10 @@ class World:
         found, unlisted = vms.result()
         return Observed(read_boot_id(), network.result(), found, images.result(), unlisted)
 
+    async def observe_network(self) -> Observed:
+        """The network alone: for what concerns nothing else and may not wait for it."""
+        return Observed(read_boot_id(), await self._network(), {}, {})
+
     async def _network(self) -> NetworkState | Unknown:
         try:
             return await self.network.observe()

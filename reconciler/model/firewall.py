@@ -28,7 +28,7 @@ RULES: Final = frozenset({ALLOW, EGRESS, INGRESS})
 UPLINKS, MASQUERADED, OWN_PREFIXES = "uplinks", "masqueraded", "own_prefixes"
 GUEST_SERVICES = "guest_services"
 FACTS: Final = frozenset({UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES})
-TAPS, DROPS, RECENT = "taps", "drops", "recent"
+TAPS, DROPS, RECENT, ISOLATED = "taps", "drops", "recent", "isolated"
 # Distinct limits of connections: a chain and a set each, no element of the kernel's.
 TIERS, CONNECTIONS = "tiers", "connections"
 # Sets whose elements carry the rate above which packets are dropped.
@@ -194,6 +194,11 @@ def _hex(address: str) -> str:
 def _upper(prefix: str) -> str:
     """The first 64 bits of an address or prefix as nft lists raw payload."""
     return f"{address_number(prefix.partition('/')[0]) >> 64:#x}"
+
+
+def isolating(tap: str) -> Element:
+    """Cuts off a link, both ways, whatever else is known of it; see the rules."""
+    return Element(ISOLATED, (tap,))
 
 
 def elements_of(ports: Iterable[Port]) -> frozenset[Element]:

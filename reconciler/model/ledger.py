@@ -81,6 +81,21 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Isolation:
+    """A VM that an operator cut off from everything but its console; shown by every plan.
+
+    By address, and so of whatever VM goes by it: who is replaced, or created anew, is cut off
+    still. ``until_s``: seconds since the Unix epoch when it ends by itself, None for never.
+    """
+
+    address: ResourceAddress
+    owner: str
+    reason: str
+    since_s: float
+    until_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Retry:
     """A resource whose last try failed: nothing is tried again before ``not_before_s``.
 
@@ -119,6 +134,7 @@ class Ledger:
     now_s: float
     durations: Mapping[tuple[str, str], float] = field(default_factory=dict)
     retries: Mapping[ResourceAddress, Retry] = field(default_factory=dict)
+    isolations: Mapping[ResourceAddress, Isolation] = field(default_factory=dict)
 
     def lasting_holds(self) -> Mapping[ResourceAddress, Hold]:
         """Holds that are not over by themselves."""
@@ -126,4 +142,12 @@ class Ledger:
             address: hold
             for address, hold in self.holds.items()
             if hold.until_s is None or hold.until_s > self.now_s
+        }
+
+    def lasting_isolations(self) -> Mapping[ResourceAddress, Isolation]:
+        """Isolations that are not over by themselves."""
+        return {
+            address: entry
+            for address, entry in self.isolations.items()
+            if entry.until_s is None or entry.until_s > self.now_s
         }

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
-from reconciler.model.ledger import Allocation, Hold, Managed, Retry
+from reconciler.model.ledger import Allocation, Hold, Isolation, Managed, Retry
 from reconciler.model.observed import Observed
 from reconciler.model.resolved import LaunchSpec, Port
 
@@ -203,6 +203,7 @@ class Plan:
     ``releases`` go into quarantine after the steps are done. ``blocked``: resources left
     alone because something about them is unknown (law 1). ``refused``: resources a guard
     protects from what the specs ask. ``held``: resources an operator took out of the loop.
+    ``isolated``: VMs that are cut off.
     ``reported``: changes that would be due, but not by this pass (``reconcile: report``).
     ``excluded``: changes left out by targets and exclusions. ``waiting``: resources whose last
     try failed, and when they are due. ``recorded`` and ``observed``: what was on record and what
@@ -221,6 +222,7 @@ class Plan:
     blocked: tuple[tuple[ResourceAddress, str], ...] = ()
     refused: tuple[tuple[ResourceAddress, str], ...] = ()
     held: tuple[Hold, ...] = ()
+    isolated: tuple[Isolation, ...] = ()
     reported: tuple[Change, ...] = ()
     excluded: tuple[Change, ...] = ()
     waiting: tuple[Retry, ...] = ()

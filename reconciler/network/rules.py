@@ -7,6 +7,7 @@ and never an observation: done is what was seen. Called by ``network.kernel``.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,11 +36,15 @@ class _Known:
 
 
 class Rules:
-    """Our table in this process's network namespace; one change at a time."""
+    """Our table in this process's network namespace.
+
+    One change at a time, whoever asks: what was there when one began is what it is made from.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: _Known | None = None
+        self._turn = asyncio.Lock()
 
     async def observe(self) -> FirewallState:
         """As listed. Raises UnknownStateError when nft cannot say."""
@@ -48,6 +53,10 @@ class Rules:
 
     async def load(self) -> tuple[str, str]:
         """Load our rules, elements kept, in one transaction; (template, listing digest)."""
+        async with self._turn:
+            return await self._load()
+
+    async def _load(self) -> tuple[str, str]:
         known = self._current()
         before = known.state if known is not None else await self._list()
         self._known = None
@@ -59,11 +68,16 @@ class Rules:
 
     async def remove(self) -> None:
         """Delete our tables."""
-        self._known = None
-        await firewall.remove()
+        async with self._turn:
+            self._known = None
+            await firewall.remove()
 
     async def change(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
         """Add and remove elements in one transaction, as ``firewall.change_of`` says."""
+        async with self._turn:
+            await self._change(add, remove)
+
+    async def _change(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
         known = self._current()
         present = known.state if known is not None else await self._list()
         known, self._known = self._known, None

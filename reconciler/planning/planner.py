@@ -25,7 +25,7 @@ from reconciler.planning.comparison import reasons
 from reconciler.planning.comparison.aim import Aim, aim_of
 from reconciler.planning.comparison.draft import Draft, Inputs
 from reconciler.planning.comparison.fields import Shown, differences
-from reconciler.planning.comparison.gone import compare_gone, remove_stray_vms
+from reconciler.planning.comparison.gone import compare_gone, remove_stray_vms, used_unseen
 from reconciler.planning.comparison.host import (
     LOCAL_HOST,
     Accounted,
@@ -34,6 +34,7 @@ from reconciler.planning.comparison.host import (
     remove_orphans,
     tear_down_host,
 )
+from reconciler.planning.comparison.isolation import compare_isolation, known_isolated
 from reconciler.planning.comparison.ports import elements_by_tap
 from reconciler.planning.comparison.ruling import compare_rules
 from reconciler.planning.comparison.settling import Settling
@@ -136,7 +137,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     host = host_of(fleet)
     vms = [vm for vm in fleet.vms.values() if not aim.is_held(vm.address)]
     ports = [port for vm in fleet.vms.values() for port in vm.ports]
-    draft.elements = elements_by_tap(ports, aim.memo)
+    draft.elements = elements_by_tap(ports, aim.memo, inputs.ledger)
     wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
     draft.wanted_elements = aim.memo.union(wanted)
     draft.look_at(network.firewall.elements, aim.memo)
@@ -147,6 +148,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
         if inputs.selected(record.address) and not aim.is_held(record.address):
             _compare_record(aim.part(draft, record.address), inputs, record)
     _compare_vms(draft, inputs, network, vms, aim)
+    compare_isolation(draft, inputs, aim)
     compare_rules(draft, inputs, network, aim)
     if not scope.is_partial:
         _sweep(draft, inputs, network, aim)
@@ -247,7 +249,7 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> Non
     known = {vm.uid for vm in fleet.vms.values()}
     known |= {managed.uid for managed in inputs.ledger.managed.values()}
     host = host_of(fleet)
-    spared = remove_stray_vms(draft, inputs, host, known) | _used_unseen(inputs)
+    spared = remove_stray_vms(draft, inputs, host, known) | used_unseen(inputs)
     # What is on record as declared has the ports that are declared.
     recorded: list[Port] = []
     for address, managed in inputs.ledger.managed.items():
@@ -258,22 +260,8 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> Non
     taps = draft.elements.keys() | {port.tap for port in recorded}
     held = [vm for vm in fleet.vms.values() if aim.is_held(vm.address)] if aim.held else []
     kept = [draft.elements[port.tap] for vm in held for port in vm.ports]
-    elements = elements_of(recorded).union(*kept)
+    elements = elements_of(recorded).union(known_isolated(draft, inputs.ledger), *kept)
     remove_orphans(draft, inputs, network, Accounted(taps, elements, frozenset(spared)), host)
-
-
-def _used_unseen(inputs: Inputs) -> set[str]:
-    """Taps and addresses that VMs which cannot be seen may use: those, too, that their specs
-    on record name no more, because a run that recorded them was cut short.
-    """
-    managed, vms = inputs.ledger.managed, inputs.observed.vms
-    unseen = {a for a, entry in managed.items() if isinstance(vms.get(entry.uid), Unknown)}
-    return {
-        entry.value
-        for held in (inputs.ledger.held.values() if unseen else ())
-        for entry in held
-        if entry.resource in unseen and entry.kind in {"tap", "address"}
-    }
 
 
 def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: Aim) -> None:
@@ -335,8 +323,8 @@ def plan_reboot(observed: Observed, ledger: Ledger, address: ResourceAddress) ->
         draft.blocked.append((address, observed.unlisted))
     else:
         memo = Memo(keeps=False)
-        draft.elements = elements_by_tap(vm.ports, memo)
-        draft.wanted_elements = elements_of(vm.ports)
+        draft.elements = elements_by_tap(vm.ports, memo, ledger)
+        draft.wanted_elements = frozenset().union(*draft.elements.values())
         draft.look_at(observed.network.firewall.elements, memo)
         reboot_vm(draft, inputs, observed.network, vm)
     return _finish(draft, inputs, EMPTY.fleet, ())
@@ -368,6 +356,7 @@ def _finish(
         blocked=tuple(draft.blocked),
         refused=tuple(draft.refused),
         held=held,
+        isolated=tuple(entry for _, entry in sorted(inputs.ledger.lasting_isolations().items())),
         reported=tuple(draft.reported),
         waiting=waiting,
         recorded=inputs.ledger.managed,

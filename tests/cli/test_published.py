@@ -15,7 +15,8 @@ FOLDER = ROOT / "specs" / "schema" / "output"
 FORM_OF = {
     "validate": "validation", "plan": "plan", "apply": "apply", "destroy": "apply",
     "reboot": "apply", "confirm": "apply", "undo": "apply", "rollback": "apply", "adopt": "adopt",
-    "hold": "hold", "unhold": "hold", "status": "status", "get": "list", "drift": "drift",
+    "hold": "hold", "unhold": "hold", "isolate": "isolation", "unisolate": "isolation",
+    "status": "status", "get": "list", "drift": "drift",
     "reach": "reach", "verify": "verify", "describe": "description", "events": "event",
     "history": "list", "history show": "run", "why": "why", "image build": "image",
     "image list": "list", "image verify": "image", "doctor": "doctor",

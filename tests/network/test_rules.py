@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from reconciler import commands
 from reconciler.errors import UnknownStateError
-from reconciler.model.firewall import Element, port_elements
+from reconciler.model.firewall import Element, isolating, port_elements
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.rules import Rules
 from tests.network.conftest import InNamespace
@@ -163,5 +164,21 @@ def test_one_network_remembers_across_its_calls(inside: InNamespace, calls: Path
         before = listings(calls)
         await network.observe()
         assert listings(calls) == before
+
+    inside(body)
+
+
+def test_changes_at_once_do_not_undo_each_other(inside: InNamespace) -> None:
+    async def body() -> None:
+        rules = Rules()
+        await rules.load()
+        await rules.change(ONE, NOTHING)
+        cut = frozenset({isolating(port(1).tap)})
+        for _ in range(5):
+            loading = asyncio.create_task(rules.load())
+            await asyncio.sleep(0)  # it has begun, and lists
+            await asyncio.gather(loading, rules.change(cut, NOTHING), rules.change(TWO, NOTHING))
+            assert (await Rules().observe()).elements == ONE | TWO | cut
+            await rules.change(NOTHING, TWO | cut)
 
     inside(body)

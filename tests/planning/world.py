@@ -14,7 +14,15 @@ from typing import Any
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
+from reconciler.model.ledger import (
+    Allocation,
+    Hold,
+    Isolation,
+    Ledger,
+    Managed,
+    Retry,
+    VmRecord,
+)
 from reconciler.model.observed import (
     FirewallState,
     ImageFacts,
@@ -82,6 +90,7 @@ class World:
         self.network_problem = ""
         self.durations: dict[tuple[str, str], float] = {}
         self.retries: dict[ResourceAddress, Retry] = {}
+        self.isolations: dict[ResourceAddress, Isolation] = {}
 
     # -- what planning sees ---------------------------------------------------------------
 
@@ -94,7 +103,7 @@ class World:
         return Ledger(
             self.secret, dict(self.incarnations), dict(self.managed), taken, held,
             dict(self.records), dict(self.holds), self.loaded, dict(self.sysctls_before),
-            self.now_s, dict(self.durations), dict(self.retries),
+            self.now_s, dict(self.durations), dict(self.retries), dict(self.isolations),
         )  # fmt: skip
 
     def observed(self) -> Observed:
@@ -137,7 +146,7 @@ class World:
             for key, allocation in self.allocations.items():
                 if allocation.resource == before:
                     self.allocations[key] = allocation._replace(resource=entry.address)
-            for part in (self.holds, self.retries):
+            for part in (self.holds, self.retries, self.isolations):
                 if ResourceAddress(before) in part:
                     part[entry.address] = part.pop(ResourceAddress(before))  # type: ignore[assignment]
         self.managed = kept

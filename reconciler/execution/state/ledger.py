@@ -1,7 +1,7 @@
-"""The ledger in SQL: identities, allocations, VM records, holds, images. (``reading`` reads it.)
+"""The ledger in SQL: identities, allocations, VM records, holds, isolations, images.
 
-Functions over a connection inside a transaction that ``sqlite.py`` opened; they decide what
-a transaction may record, never when it ends.
+``reading`` reads it. Functions over a connection inside a transaction that ``sqlite.py``
+opened; they decide what a transaction may record, never when it ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from reconciler.errors import BugError
 from reconciler.execution.state.records import Generations, ImageRecord
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Retry, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Isolation, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
 from reconciler.planning.canonical import canonical_json, to_plain
 from reconciler.planning.resolution.recorded import is_another_generation
@@ -23,6 +23,8 @@ DEFAULT_QUARANTINE_S: Final = 24 * 3600.0
 # What an operator may write into a spec, and so may take back out of quarantine; all other
 # kinds are drawn, and a drawn value never repeats within the quarantine.
 _DECLARABLE: Final = frozenset({"prefix", "address"})
+# What is about an address goes along with a rename.
+_BY_ADDRESS: Final = (("holds", "address"), ("isolations", "address"), ("retries", "resource"))
 
 
 def generations(db: sqlite3.Connection) -> dict[ResourceAddress, Generations]:
@@ -78,7 +80,7 @@ def _rename(db: sqlite3.Connection, moved: Sequence[Registration]) -> None:
         db.execute(
             "UPDATE allocations SET resource = ? WHERE holder = ?", (entry.address, entry.uid)
         )
-        for table, column in (("holds", "address"), ("retries", "resource")):
+        for table, column in _BY_ADDRESS:
             db.execute(
                 f"UPDATE OR REPLACE {table} SET {column} = ? WHERE {column} = ?",  # noqa: S608 - names of ours
                 (entry.address, entry.renamed_from),
@@ -234,6 +236,27 @@ def add_hold(db: sqlite3.Connection, hold: Hold) -> None:
 def remove_hold(db: sqlite3.Connection, address: ResourceAddress) -> bool:
     """Whether there was one."""
     return db.execute("DELETE FROM holds WHERE address = ?", (address,)).rowcount > 0
+
+
+def add_isolation(db: sqlite3.Connection, isolation: Isolation) -> None:
+    """Replace the isolation of this address; those that are over go."""
+    db.execute("DELETE FROM isolations WHERE until_s <= ?", (isolation.since_s,))
+    db.execute(
+        "INSERT OR REPLACE INTO isolations (address, owner, reason, since_s, until_s)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (
+            isolation.address,
+            isolation.owner,
+            isolation.reason,
+            isolation.since_s,
+            isolation.until_s,
+        ),
+    )
+
+
+def remove_isolation(db: sqlite3.Connection, address: ResourceAddress) -> bool:
+    """Whether there was one."""
+    return db.execute("DELETE FROM isolations WHERE address = ?", (address,)).rowcount > 0
 
 
 def record_image(

@@ -17,7 +17,15 @@ from reconciler import collector
 from reconciler.execution.state import journal
 from reconciler.execution.state.database import Database
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, Managed, Retry, VmRecord
+from reconciler.model.ledger import (
+    Allocation,
+    Hold,
+    Isolation,
+    Ledger,
+    Managed,
+    Retry,
+    VmRecord,
+)
 
 _Managed = Mapping[ResourceAddress, Managed]
 _OWNER = attrgetter("owner")
@@ -88,6 +96,7 @@ def _read(
         now_s=now_s,
         durations=journal.durations(db),
         retries=_retries(db),
+        isolations=_isolations(db),
     )
     return ledger, until_s
 
@@ -137,3 +146,8 @@ def _holds(db: sqlite3.Connection) -> dict[ResourceAddress, Hold]:
 def _retries(db: sqlite3.Connection) -> dict[ResourceAddress, Retry]:
     rows = db.execute("SELECT resource, failures, not_before_s, error, spec_hash FROM retries")
     return {ResourceAddress(row[0]): Retry(ResourceAddress(row[0]), *row[1:]) for row in rows}
+
+
+def _isolations(db: sqlite3.Connection) -> dict[ResourceAddress, Isolation]:
+    rows = db.execute("SELECT address, owner, reason, since_s, until_s FROM isolations")
+    return {ResourceAddress(row[0]): Isolation(ResourceAddress(row[0]), *row[1:]) for row in rows}

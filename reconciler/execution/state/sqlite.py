@@ -36,7 +36,7 @@ from reconciler.execution.state.records import (
 )
 from reconciler.files import sync_folder
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Isolation, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
 from reconciler.model.times import Deadline
 from reconciler.paths import StatePaths
@@ -260,6 +260,16 @@ class SqliteStore(SqliteReader):
         """Lift a hold; False when there was none."""
         with self._database.writing() as db:
             return ledger.remove_hold(db, address)
+
+    def add_isolation(self, isolation: Isolation) -> None:
+        """Store an isolation."""
+        with self._database.writing() as db:
+            ledger.add_isolation(db, isolation)
+
+    def remove_isolation(self, address: ResourceAddress) -> bool:
+        """End an isolation; False when there was none."""
+        with self._database.writing() as db:
+            return ledger.remove_isolation(db, address)
 
     def record_image(self, name: str, digest: Mapping[str, Any]) -> None:
         """Remember an image."""

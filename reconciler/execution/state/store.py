@@ -30,7 +30,7 @@ from reconciler.execution.state.records import (
     StepRecord,
 )
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.ledger import Allocation, Hold, Ledger, Retry, VmRecord
+from reconciler.model.ledger import Allocation, Hold, Isolation, Ledger, Retry, VmRecord
 from reconciler.model.plan import Plan
 from reconciler.model.times import Deadline
 from reconciler.planning.documents.render import SourceInfo
@@ -151,6 +151,12 @@ class LedgerWriter(Protocol):
 
     def remove_hold(self, address: ResourceAddress) -> bool:
         """Lift a hold; False when there was none."""
+
+    def add_isolation(self, isolation: Isolation) -> None:
+        """Store that a VM is cut off, replacing what was stored of the same address."""
+
+    def remove_isolation(self, address: ResourceAddress) -> bool:
+        """It is so no longer; False when it was not."""
 
     def record_image(self, name: str, digest: Mapping[str, Any]) -> None:
         """Remember what an image's build or import resolved to."""

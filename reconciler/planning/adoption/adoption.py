@@ -30,6 +30,7 @@ from reconciler.planning.adoption.candidates import (
 )
 from reconciler.planning.adoption.found import FoundVm, Left, find_vms
 from reconciler.planning.checks import check
+from reconciler.planning.comparison.isolation import with_found_isolations
 from reconciler.planning.documents.prints import plan_id
 from reconciler.planning.documents.undo import document_of, fleet_of, remember
 from reconciler.planning.drift import find_drift
@@ -194,6 +195,7 @@ class _Trial:
         if found:
             return found
         trial = extended(self._basis.ledger, self._candidates.values())
+        trial = with_found_isolations(trial, self._basis.network, self._candidates)
         fleet = fleet_of(remember(trial), trial)
         resolution = resolve(fleet, trial, self._sight.images)
         problems = [f for f in check(fleet) if f.severity == "error"]

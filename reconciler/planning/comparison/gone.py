@@ -165,3 +165,17 @@ def _remove_stray(draft: Draft, state: VmState, host: ResourceAddress) -> None:
     fields = (FieldChange(f"status.vms.{state.uid}", state.phase.value, None),)
     reason = f"left over from an earlier {state.launch.vm}: no record accounts for it"
     draft.changes.append(Change(host, "update", "destroy", fields, reason, downtime_s=None))
+
+
+def used_unseen(inputs: Inputs) -> set[str]:
+    """Taps and addresses that VMs which cannot be seen may use: those, too, that their specs
+    on record name no more, because a run that recorded them was cut short.
+    """
+    managed, vms = inputs.ledger.managed, inputs.observed.vms
+    unseen = {a for a, entry in managed.items() if isinstance(vms.get(entry.uid), Unknown)}
+    return {
+        entry.value
+        for held in (inputs.ledger.held.values() if unseen else ())
+        for entry in held
+        if entry.resource in unseen and entry.kind in {"tap", "address"}
+    }

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from reconciler.model.firewall import Element, port_elements
+from reconciler.model.firewall import Element, isolating, port_elements
+from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
 from reconciler.model.resolved import (
@@ -113,8 +114,10 @@ def _freed(draft: Draft, port: Port) -> list[str]:
     return sorted({draft.freed[a] for a in port.addresses if a in draft.freed})
 
 
-def elements_by_tap(ports: Iterable[Port], memo: Memo) -> dict[str, frozenset[Element]]:
-    """The firewall elements of each port."""
+def elements_by_tap(
+    ports: Iterable[Port], memo: Memo, ledger: Ledger
+) -> dict[str, frozenset[Element]]:
+    """The firewall elements of each port; those, too, that cut off VMs which are isolated."""
     known, kept = memo.elements, {}
     for port in ports:
         entry = known.get(port.tap)
@@ -122,7 +125,11 @@ def elements_by_tap(ports: Iterable[Port], memo: Memo) -> dict[str, frozenset[El
             entry = (port, port_elements(port))
         kept[port.tap] = entry
     memo.elements = kept
-    return {tap: elements for tap, (_, elements) in kept.items()}
+    found = {tap: elements for tap, (_, elements) in kept.items()}
+    if isolated := ledger.lasting_isolations():
+        cut = [tap for tap, (port, _) in kept.items() if port.vm in isolated]
+        found |= {tap: found[tap] | {isolating(tap)} for tap in cut}
+    return found
 
 
 def drop_ports(
@@ -138,7 +145,8 @@ def drop_ports(
         if port.tap in network.taps or port.tap in network.foreign or port.tap in network.shapers:
             draft.step(untap, port.vm, RemoveTap(port.tap), after=after)
             draft.freed.update(dict.fromkeys(port.addresses, untap))
-        stale = (port_elements(port) & network.firewall.elements) - draft.wanted_elements
+        known = port_elements(port) | {isolating(port.tap)}
+        stale = (known & network.firewall.elements) - draft.wanted_elements
         if stale:
             operation = ChangeElements(frozenset(), stale)
             draft.step(unbind, port.vm, operation, after=(*after, untap))

@@ -27,6 +27,7 @@ def plan_id(plan: Plan) -> str:
     told = [
         [change.reason for change in plan.changes], seen, to_plain(plan.recoveries),
         plan.blocked, plan.refused, plan.warnings, to_plain(plan.held),
+        to_plain(plan.isolated),
     ]  # fmt: skip
     return _digest_of(
         [canonical_json(told)],
@@ -100,6 +101,8 @@ def parts(observed: Observed, ledger: Ledger) -> dict[str, str]:
         found[f"record of {address}"] = [entry.uid, entry.spec_hash]
     for address, hold in ledger.holds.items():
         found[f"hold on {address}"] = to_plain(hold)
+    for address, entry_of in ledger.isolations.items():
+        found[f"isolation of {address}"] = to_plain(entry_of)
     found.update(_network_parts(observed.network))
     return {key: digest_plain(value) for key, value in found.items()}
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
+from reconciler.model.ledger import Isolation
 from reconciler.model.plan import (
     PLAN_FORMAT,
     Change,
@@ -50,6 +51,17 @@ class SourceInfo:
     author: str = ""
 
 
+def isolation_document(entry: Isolation) -> dict[str, Any]:
+    """A VM that is cut off, as plans and looks tell of it."""
+    return {
+        "resource": entry.address,
+        "owner": entry.owner,
+        "reason": entry.reason,
+        "since": rfc3339(entry.since_s),
+        "until": None if entry.until_s is None else rfc3339(entry.until_s),
+    }
+
+
 def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
     """The plan as JSON data, in the order DESIGN.md lists its keys."""
     before, after = specs_before(plan), specs_after(plan)
@@ -81,6 +93,7 @@ def plan_document(plan: Plan, source: SourceInfo) -> dict[str, Any]:
             }
             for hold in plan.held
         ],
+        "isolated": [isolation_document(entry) for entry in plan.isolated],
         "reported": [change_document(change) for change in plan.reported],
         "excluded": [
             {"resource": change.resource, "action": change.action, "reason": change.reason}

@@ -119,6 +119,9 @@ def stations(
         state = observed.vms.get(managed.uid)
         if not address.startswith("vm/"):
             continue
+        if (cut := ledger.lasting_isolations().get(address)) is not None:
+            why[address] = f"it is isolated by {cut.owner}: {cut.reason}"
+            continue
         if isinstance(state, Unknown):
             why[address] = f"it could not be observed: {state.reason}"
         elif state is None and observed.unlisted:

@@ -149,7 +149,11 @@ def renamed(ledger: Ledger, moves: Mapping[ResourceAddress, ResourceAddress]) ->
         )
         for owner, allocations in ledger.held.items()
     }
-    return replace(ledger, managed=dict(sorted(managed.items())), held=held)
+    isolations = {
+        new_of.get(address, address): replace(entry, address=new_of.get(address, address))
+        for address, entry in ledger.isolations.items()
+    }
+    return replace(ledger, managed=dict(sorted(managed.items())), held=held, isolations=isolations)
 
 
 def _moved(entry: Managed, new_of: Mapping[ResourceAddress, ResourceAddress]) -> Managed:
