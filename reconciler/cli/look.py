@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli.accounts import ACCOUNTS
 from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.output import output_options, print_data, yaml_text
 from reconciler.cli.text import safe, shown, table
@@ -105,11 +106,19 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 @output_options
 @click.pass_context
 def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
-    """List resources of KIND (a spec's kind in small letters), or the one called NAME."""
+    """List resources of KIND (a spec's kind in small letters), or the one called NAME.
+
+    KIND may be drops (what the rules dropped, of a VM NAME only) or addresses (who holds which).
+    """
     singular = kind.lower().removesuffix("s")
-    if singular not in KINDS:
-        raise click.BadParameter(f"one of {', '.join(KINDS)}", param_hint="KIND")
+    account = ACCOUNTS.get(kind.lower())
+    if singular not in KINDS and account is None:
+        known = (*KINDS, "drops", "addresses")
+        raise click.BadParameter(f"one of {', '.join(known)}", param_hint="KIND")
     settings = enter_host(ctx)
+    if account is not None:
+        account(settings, name, output)
+        return
     from reconciler.execution.views import listing  # noqa: PLC0415
 
     seen, _ = _seen(settings)

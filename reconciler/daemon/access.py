@@ -25,8 +25,9 @@ from reconciler.daemon.holding import hold
 from reconciler.daemon.replies import addresses, limit, plan_hash, refuse_unknown
 from reconciler.errors import MetaldError
 from reconciler.execution.copies import Copies
+from reconciler.execution.drops import drops_document
 from reconciler.execution.engine import Request, Survey, decide
-from reconciler.execution.host import open_world
+from reconciler.execution.host import open_world, read_drops
 from reconciler.execution.images import ImageStore
 from reconciler.execution.observation import recorded
 from reconciler.execution.state.records import Confirmation, Event, Generations, Run
@@ -160,6 +161,12 @@ async def look(settings: Settings) -> Looking:
             source,
             reader.confirmation(),
         )
+
+
+async def look_at_drops(settings: Settings) -> dict[str, Any]:
+    """What the rules dropped (`execution.drops`). Raises UnknownStateError."""
+    with closing(open_reader(StatePaths(settings.state_dir))) as reader:
+        return drops_document(reader.ledger(time.time()), await read_drops())
 
 
 async def _kept_applied(run: RunPaths) -> Mapping[str, Any] | None:

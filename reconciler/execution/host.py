@@ -12,6 +12,7 @@ from reconciler.execution.images import ImageStore
 from reconciler.execution.world import World
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
+from reconciler.network.drops import counters, read_drops, read_recent
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.probing import host_addresses, probe
 from reconciler.network.tun import open_tap, reattach_tap
@@ -28,4 +29,4 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
     return World(KernelNetwork(), drivers, observe_vms, ImageStore(state).look_at)
 
 
-__all__ = ["host_addresses", "open_world", "probe"]
+__all__ = ["counters", "host_addresses", "open_world", "probe", "read_drops", "read_recent"]

@@ -29,6 +29,8 @@ UPLINKS, MASQUERADED, OWN_PREFIXES = "uplinks", "masqueraded", "own_prefixes"
 GUEST_SERVICES = "guest_services"
 FACTS: Final = frozenset({UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES})
 TAPS, DROPS, RECENT, ISOLATED = "taps", "drops", "recent", "isolated"
+# Among the drops, with the moment (Unix epoch) as its number: since when they are counted.
+SINCE = "since"
 # Distinct limits of connections: a chain and a set each, no element of the kernel's.
 TIERS, CONNECTIONS = "tiers", "connections"
 # Sets whose elements carry the rate above which packets are dropped.

@@ -8,13 +8,16 @@ of our rules shows, whatever the nft version prints.
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from reconciler import commands
 from reconciler.errors import MetaldError, UnknownStateError
+from reconciler.model.drops import Drops
 from reconciler.model.firewall import (
     ALLOW,
     CONNECTIONS,
@@ -29,8 +32,8 @@ from reconciler.model.firewall import (
     TIERS,
     Element,
 )
-from reconciler.network import ruleset
-from reconciler.network.listing import Listing, parse_listing, without_ours
+from reconciler.network import drops, ruleset
+from reconciler.network.listing import Listing, parse_drops, parse_listing, without_ours
 
 _LISTED = frozenset({0, 1})
 # Sets of intervals, whose last part is a range of ports.
@@ -77,21 +80,31 @@ async def list_table() -> Listing:
 
 
 async def load(elements: frozenset[Element]) -> None:
-    """Replace the table by the template with these elements, in one transaction.
+    """Replace the table by the template with these elements, in one transaction; what was counted
+    goes on.
 
     Those of a shape that is not ours are left out. Raises MetaldError; the table is then as
     it was.
     """
     kept = [element for element in elements if _has_our_shape(element)]
-    script = "\n".join(
-        [
-            f"table {FAMILY} {TABLE}",
-            f"delete table {FAMILY} {TABLE}",
-            ruleset.template(),
-            *element_commands("add", kept),
-        ]
-    )
-    await _nft("-f", "-", script=script)
+
+    async def load_with(counted: Drops | None) -> None:
+        script = "\n".join(
+            [
+                f"table {FAMILY} {TABLE}",
+                f"delete table {FAMILY} {TABLE}",
+                drops.carried_over(ruleset.template(), counted, time.time()),
+                *element_commands("add", kept),
+            ]
+        )
+        await _nft("-f", "-", script=script)
+
+    # No count is worth a host without rules.
+    with suppress(MetaldError):
+        if (counted := await drops.read_drops()) is not None:
+            await load_with(counted)
+            return
+    await load_with(None)
 
 
 def _has_our_shape(element: Element) -> bool:
@@ -155,7 +168,7 @@ async def carry_out(change: Change, links_gone: frozenset[str] = frozenset()) ->
 async def _counted(links: frozenset[str]) -> str:
     """Commands that forget what was dropped of links."""
     done = await _nft("-j", "list", "set", FAMILY, TABLE, DROPS)
-    found = parse_listing(json.loads(done.stdout)["nftables"]).drops
+    found = parse_drops(json.loads(done.stdout)["nftables"])
     keys = [f'"{link}" . {control}' for link, control in sorted(found) if link in links]
     return f"delete element {FAMILY} {TABLE} {DROPS} {{ {', '.join(keys)} }}\n" if keys else ""
 

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reconciler.model.firewall import DROPS, RECENT, TIERS, Element
+from reconciler.model.drops import Tally
+from reconciler.model.firewall import DROPS, RECENT, SINCE, TIERS, Element
 
 _VOLATILE = frozenset({"handle", "packets", "bytes"})
 _CONTAINERS = frozenset({"set", "map"})
@@ -29,14 +30,6 @@ _RAW_64 = frozenset({"source_prefixes", "target_prefixes", "member_prefixes"})
 _TIER = re.compile(r"^connections_(\d+)$")
 # The limit that the template declares so that every other can be compared with it.
 _PATTERN_TIER: Final = "0"
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Packets and bytes that a counter has seen since it was made."""
-
-    packets: int
-    octets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +73,7 @@ def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
         if kind not in _CONTAINERS or body["name"] in _CONSTANT:
             continue
         if body["name"] == DROPS:
-            drops.update(map(_tally, body.get("elem", ())))
+            drops.update(e for e in map(_tally, body.get("elem", ())) if e[0][0] != SINCE)
         elif body["name"] not in _PASSING:
             elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
             settled = settled and not _MOVING.intersection(body.get("flags", ()))
@@ -117,6 +110,19 @@ def _distinct(tiers: Mapping[str, list[Any]]) -> list[str]:
         text = json.dumps(declared, sort_keys=True).replace(f"connections_{number}", "connections")
         found.add(text.replace(f'{{"ct count": {{"inv": true, "val": {number}}}}}', '"count"'))
     return sorted(found)
+
+
+def parse_drops(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Tally]:
+    """The set of drops alone, listed by nft; with the element that says since when.
+
+    Raises ValueError, KeyError or TypeError for what no nft writes.
+    """
+    return dict(
+        _tally(raw)
+        for entry in entries
+        if (body := entry.get("set", {})).get("name") == DROPS
+        for raw in body.get("elem", ())
+    )
 
 
 def _tally(raw: Any) -> tuple[tuple[str, int], Tally]:

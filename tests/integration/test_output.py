@@ -32,6 +32,7 @@ LOOKS = {
     ("get", "host"): "list",
     ("get", "priceplan"): "list",
     ("get", "securityprofile"): "list",
+    ("get", "drops"): "drops",
     ("describe", "vm/acme/one"): "description",
     ("describe", "network/acme/lan"): "description",
     ("why", "vm/acme/one"): "why",

@@ -175,9 +175,9 @@ def test_changes_at_once_do_not_undo_each_other(inside: InNamespace) -> None:
         await rules.change(ONE, NOTHING)
         cut = frozenset({isolating(port(1).tap)})
         for _ in range(5):
-            loading = asyncio.create_task(rules.load())
-            await asyncio.sleep(0)  # it has begun, and lists
-            await asyncio.gather(loading, rules.change(cut, NOTHING), rules.change(TWO, NOTHING))
+            await asyncio.gather(
+                rules.change(cut, NOTHING), rules.load(), rules.change(TWO, NOTHING)
+            )
             assert (await Rules().observe()).elements == ONE | TWO | cut
             await rules.change(NOTHING, TWO | cut)
 
