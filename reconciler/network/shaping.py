@@ -21,7 +21,7 @@ from typing import Final
 
 from reconciler.errors import UnknownStateError
 from reconciler.model.identity import shaper_of
-from reconciler.model.resolved import Port
+from reconciler.model.resolved import GATEWAY_MAC, Port
 from reconciler.network.messages import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -35,6 +35,7 @@ from reconciler.network.rtnl import Change, Rtnl
 from reconciler.network.tables import (
     AF_INET6,
     IFF_UP,
+    IFLA_ADDRESS,
     IFLA_AF_SPEC,
     IFLA_IFALIAS,
     IFLA_IFNAME,
@@ -164,13 +165,15 @@ def make_shaper(port: Port) -> tuple[Change, ...]:
     name = shaper_of(port.tap)
     kind = nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, SHAPER_KIND.encode() + b"\0"))
     by_name = attribute(IFLA_IFNAME, name.encode() + b"\0")
+    # As every tap's, for nobody speaks to it; left alone, the kernel would draw one each time.
+    mac = attribute(IFLA_ADDRESS, bytes.fromhex(GATEWAY_MAC.replace(":", "")))
     head, up = LINK_HEAD.pack(0, 0, 0, 0, 0), LINK_HEAD.pack(0, 0, 0, IFF_UP, IFF_UP)
     # No address of its own: it carries frames, and is no party to anything.
     quiet = nested(IFLA_AF_SPEC, nested(AF_INET6, attribute(IFLA_INET6_ADDR_GEN_MODE, b"\1")))
     named = attribute(IFLA_IFALIAS, port.alias.encode())
     create = NLM_F_CREATE | NLM_F_EXCL
     return (
-        Change(_RTM_NEWLINK, create, head + by_name + kind, name, tolerate=errno.EEXIST),
+        Change(_RTM_NEWLINK, create, head + by_name + mac + kind, name, tolerate=errno.EEXIST),
         Change(_RTM_SETLINK, 0, head + by_name + named + quiet, name),
         Change(_RTM_SETLINK, 0, up + by_name, name),
     )

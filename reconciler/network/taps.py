@@ -169,10 +169,11 @@ def _limit(ground: Ground, found: _Found, port: Port) -> None:
     """Bandwidth as the port has it, before the link goes up."""
     rtnl, link, wanted = ground.rtnl, found.link, port.policy.bandwidth
     limits = Limits() if found.is_new else ground.shapes.of(link)
-    if limits == Limits(wanted, wanted):
-        return
     shaper = shaper_of(port.tap)
-    if (there := ground.tables.links.get(shaper)) is not None:
+    there = ground.tables.links.get(shaper)
+    if limits == Limits(wanted, wanted) and (there is None or there.alias == port.alias):
+        return
+    if there is not None:
         _require_ours(there)
     if wanted is None:
         rtnl.require(

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from reconciler.execution.state.sqlite import open_reader
+from reconciler.model.identity import shaper_of
 from reconciler.model.ledger import Ledger
 from tests.integration.host import Host, settled_links
 from tests.simulation.picture import names_of
@@ -64,6 +65,7 @@ def _names(ledger: Ledger) -> dict[str, str]:
             names[str(entry.spec["prefix"])] = f"{address} prefix"
         for interface in entry.spec.get("interfaces", ()):
             names[interface["uid"]] = f"{address}#{interface['network']} uid"
+            names[shaper_of(interface["tap"])] = f"{address}#{interface['network']} shaper"
     return names
 
 

@@ -195,3 +195,16 @@ def test_a_tap_is_not_up_before_it_is_limited(inside: InNamespace) -> None:
         assert one.alias not in ip("link", "show", shaper_of(one.tap)), "a stranger's stays his"
 
     inside(body)
+
+
+def test_a_rename_tells_both_links_whose_they_are(inside: InNamespace) -> None:
+    async def body() -> None:
+        network, one = KernelNetwork(), limited(1, 8_000_000)
+        await raised(network, one)
+        renamed = replace(one, alias=one.alias.replace("vm/acme/v1", "vm/acme/other"))
+        assert await network.raise_taps([renamed]) == {}
+        state = await network.observe()
+        assert dict(state.shapers) == {one.tap: renamed.alias}
+        assert state.taps[one.tap].alias == renamed.alias
+
+    inside(body)
