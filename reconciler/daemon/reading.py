@@ -12,10 +12,11 @@ from typing import Any
 
 from reconciler.daemon.desired import Location, Source
 from reconciler.execution.state.sqlite import open_reader
-from reconciler.model.addresses import ResourceAddress
-from reconciler.model.specs import Network, Tenant, Vm, dump_spec
+from reconciler.model.addresses import network_address
+from reconciler.model.specs import Host, Network, Tenant, Vm, dump_spec
 from reconciler.paths import StatePaths
 from reconciler.planning.reachability.policy import Specs
+from reconciler.planning.resolution.segments import selected, unresolved
 from reconciler.settings import Settings
 
 
@@ -33,10 +34,18 @@ def declared_specs(settings: Settings, arguments: Mapping[str, Any]) -> Specs:
     """
     source = Source(Location.of(arguments), StatePaths(settings.state_dir).sources)
     fleet = source.load()[0].fleet
-    documents: list[Tenant | Network | Vm] = [
-        *fleet.tenants.values(), *fleet.networks.values(), *fleet.vms.values()
+    documents: list[Tenant | Network | Vm | Host] = [
+        *fleet.tenants.values(), *fleet.networks.values(), *fleet.vms.values(),
+        *fleet.hosts.values(),
     ]  # fmt: skip
-    specs: dict[ResourceAddress, Mapping[str, Any]] = {}
-    for document in documents:
-        specs[document.address] = dump_spec(document)
+    specs = {document.address: dump_spec(document) for document in documents}
+    chosen, segments = selected(fleet), unresolved(fleet)
+    for network, told in segments.items():
+        specs[network]["segments"] = told
+    for vm in fleet.vms.values() if segments else ():
+        for entry in specs[vm.address]["interfaces"]:
+            network = network_address(vm.metadata.tenant, entry["network"])
+            key = chosen[network].key_of(vm.metadata.labels) if network in chosen else ()
+            numbers = (s["number"] for s in segments.get(network, ()) if s["labels"] == dict(key))
+            entry["segment"] = next(numbers, 0)
     return specs

@@ -9,7 +9,7 @@ Pure: hashing only. Called by ``planning.resolution.resolve``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network
 
 from reconciler.model.ip6 import address_text
@@ -30,6 +30,12 @@ def derive_uid(secret: bytes, *, owner: str, incarnation: int) -> str:
     """128 bits in hex for ``owner`` (an address, or ``vm/…#network`` for an interface)."""
     message = f"{owner}\0{incarnation}".encode()
     return hashlib.blake2b(message, key=secret, digest_size=UID_HEX_DIGITS // 2).hexdigest()
+
+
+def segment_uid(secret: bytes, network_uid: str, labels: Iterable[tuple[str, str]]) -> str:
+    """Of the segment of a network whose members have these labels: a rename does not change it."""
+    told = "\0".join(f"{key}={value}" for key, value in sorted(labels))
+    return derive_uid(secret, owner=f"segment {network_uid}\0{told}", incarnation=1)
 
 
 def _number(uid: str, *, purpose: str, attempt: int) -> int:

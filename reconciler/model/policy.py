@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from reconciler.model.base import SpecModel
-from reconciler.model.reserved import NOT_YET
+from reconciler.model.labels import Labels
+from reconciler.model.scalars import Name
 
 Protocol = Literal["any", "tcp", "udp", "icmpv6"]
 FIRST_PORT, LAST_PORT = 0, 65535
@@ -20,7 +21,10 @@ _PEER = re.compile(r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$")
 # in specs also where a network's address stands.
 INTERNET: Final = "internet"
 GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
-_FORMS = "write network/TENANT/NAME, tenant/NAME, internet, or a prefix like 2001:db8:53::/48"
+_FORMS = (
+    "write network/TENANT/NAME, tenant/NAME, internet, a prefix like 2001:db8:53::/48, or "
+    "{labels: {app: web}}"
+)
 
 
 def _port_range(value: object) -> object:
@@ -36,22 +40,36 @@ def _port_range(value: object) -> object:
     return value
 
 
+class Selector(SpecModel):
+    """VMs by their labels: all that have every one of these."""
+
+    labels: Labels = Field(min_length=1, description="what the VMs have, every one of these")
+    tenant: Name | None = Field(default=None, description="whose; not given: the network's own")
+    network: Name | None = Field(default=None, description="in which; not given: in any of it")
+
+
 def _peer(value: object) -> object:
-    """The address of a network or tenant, or what lies outside; what later versions take is
-    refused by name.
-    """
-    if isinstance(value, dict):
-        raise PydanticCustomError("reserved", f"a label selector {NOT_YET}")
+    """The address of a network or tenant, or what lies outside."""
     if not isinstance(value, str):
-        raise PydanticCustomError("peer", _FORMS)
+        raise _no_peer()
     if value == INTERNET or _PEER.match(value):
         return value
     if ":" not in value:
-        raise PydanticCustomError("peer", _FORMS)
+        raise _no_peer()
     try:
         return str(IPv6Network(value))
     except ValueError as error:
-        raise PydanticCustomError("peer", f"{str(error).replace('{', '(')}; {_FORMS}") from None
+        raise _no_peer(str(error)) from None
+
+
+def _no_peer(*why: str) -> PydanticCustomError:
+    # By way of the context: in the message itself, braces would stand for something.
+    return PydanticCustomError("peer", "{why}", {"why": "; ".join([*why, _FORMS])})
+
+
+def _peer_form(value: object) -> str:
+    # Brackets, as in the names pydantic gives the branches of a union: no part of a field's path.
+    return "model[selector]" if isinstance(value, dict | Selector) else "literal[name]"
 
 
 def is_outside(peer: str) -> bool:
@@ -60,7 +78,7 @@ def is_outside(peer: str) -> bool:
 
 
 Ports = Annotated[int | str, BeforeValidator(_port_range)]
-Peer = Annotated[
+_Named = Annotated[
     str,
     BeforeValidator(_peer),
     Field(
@@ -68,6 +86,11 @@ Peer = Annotated[
         description="network/TENANT/NAME, tenant/NAME for all of its, internet for all beyond "
         "the host's uplinks, or a prefix out there",
     ),
+]
+# Told apart by form, so that a wrong selector is not also said to be a wrong name.
+Peer = Annotated[
+    Annotated[Selector, Tag("model[selector]")] | Annotated[_Named, Tag("literal[name]")],
+    Discriminator(_peer_form),
 ]
 
 

@@ -21,7 +21,9 @@ PROBES_AT_MOST, PROBES_USUALLY = 60_000, 4_096
 
 @dataclass(frozen=True, slots=True, order=True)
 class Station:
-    """A live VM's interface. ``pid``: the process that has its queue open, 0 for none."""
+    """A live VM's interface. ``network``: or the segment of one that it is in. ``pid``: the process
+    that has its queue open, 0 for none.
+    """
 
     vm: ResourceAddress
     network: ResourceAddress

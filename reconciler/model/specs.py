@@ -6,13 +6,11 @@ meanings are the descriptions below; the published JSON Schemas are generated fr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     Field,
     model_validator,
@@ -31,7 +29,8 @@ from reconciler.model.addresses import (
 )
 from reconciler.model.base import SpecModel
 from reconciler.model.controls import Bandwidth, Controls, Limit
-from reconciler.model.policy import Egress, IngressRule
+from reconciler.model.labels import Labels
+from reconciler.model.policy import Egress, IngressRule, Selector
 from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
 from reconciler.model.scalars import Address6, Auto, Count, Flag, Name, Prefix6
@@ -43,23 +42,11 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 # Limits that an interface may also give directly.
 SHORT_LIMITS = ("bandwidth", "packets_per_second", "connections")
 _NOTHING = (None, None, None, None)
-_LABEL_KEY = re.compile(r"^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$")
-_LABEL_VALUE_MAX = 63
-
 
 Power = Literal["running", "paused", "stopped"]
 Restart = Literal["always", "on-failure", "never"]
 HypervisorName = Literal["qemu", "simulated"]
 Machine = Literal["auto", "q35", "microvm"]
-
-
-def _checked_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
-    for key, value in labels.items():
-        if not _LABEL_KEY.match(key):
-            raise ValueError(f"label key {key!r} is not lower-case letters, digits, . _ / -")
-        if len(value) > _LABEL_VALUE_MAX:
-            raise ValueError(f"label {key!r} is longer than {_LABEL_VALUE_MAX} characters")
-    return labels
 
 
 class Freeze(SpecModel):
@@ -75,9 +62,7 @@ class Metadata(SpecModel):
     """Name and labels of a resource that belongs to no tenant."""
 
     name: Name
-    labels: Annotated[Mapping[str, str], AfterValidator(_checked_labels)] = Field(
-        default_factory=dict
-    )
+    labels: Labels = Field(default_factory=dict)
     renamed_from: Name | None = Field(
         default=None,
         description="its name before: it is kept as it is, not recreated; may stay when done",
@@ -140,7 +125,14 @@ class NetworkSpec(SpecModel):
     )
 
     def peers(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """(path, peer) of every rule that is written here."""
+        """(path, peer) of every rule that is written here and names its peer."""
+        return ((path, peer) for path, peer in self._all_peers() if isinstance(peer, str))
+
+    def selectors(self) -> Iterator[tuple[tuple[str | int, ...], Selector]]:
+        """(path, selector) of every rule that selects its peers by label."""
+        return ((path, peer) for path, peer in self._all_peers() if isinstance(peer, Selector))
+
+    def _all_peers(self) -> Iterator[tuple[tuple[str | int, ...], str | Selector]]:
         for index, rule in enumerate(self.ingress or ()):
             yield ("spec", "ingress", index, "from"), rule.peer
         for index, out in enumerate(self.egress if isinstance(self.egress, tuple) else ()):

@@ -6,12 +6,10 @@ Pure; positions are added by ``source``. Works on what the specs say alone, so t
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any
 
 from reconciler.model.addresses import (
     ResourceAddress,
@@ -22,19 +20,12 @@ from reconciler.model.addresses import (
 )
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
-from reconciler.model.policy import is_outside
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import AnyDocument, Network, Quota, dump_spec
-from reconciler.planning.findings import Finding, PathPart
+from reconciler.model.specs import AnyDocument, Network, Quota
+from reconciler.planning.findings import Finding, PathPart, unknown
 from reconciler.planning.outside_checks import check_outside
-from reconciler.planning.reachability.policy import idle_rules
 from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
-from reconciler.planning.resolution.security import (
-    Profiles,
-    declared_profiles,
-    default_ingress,
-    network_policy,
-)
+from reconciler.planning.rule_checks import check_rules
 from reconciler.planning.security_checks import Placed, check_security
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
@@ -63,8 +54,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *_quotas(fleet, vms.used),
         *_hosts(fleet),
         *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
-        *_rules(fleet),
-        *_idle_rules(fleet),
+        *check_rules(fleet),
         *check_outside(fleet),
         *check_security(fleet, vms.secured),
     ]
@@ -114,7 +104,7 @@ def _survey(fleet: Fleet) -> _Survey:
                 path = ("spec", "interfaces", index, "network")
                 own = [a for a in fleet.networks if tenant_of(a) == tenant]
                 target = network_address(tenant, interface.network)
-                found.findings.append(_unknown(address, path, target, own))
+                found.findings.append(unknown(address, path, target, own))
             if interface.address != "auto":
                 found.static.append((address, tenant, index, interface))
             if interface.controls is not None:
@@ -130,7 +120,7 @@ def _references(fleet: Fleet) -> Iterator[Finding]:
 
 def _no_tenant(fleet: Fleet, resource: ResourceAddress, tenant: str) -> Finding:
     known = list(fleet.tenants)
-    return _unknown(resource, ("metadata", "tenant"), tenant_address(tenant), known)
+    return unknown(resource, ("metadata", "tenant"), tenant_address(tenant), known)
 
 
 def _price_plans(fleet: Fleet) -> Iterator[Finding]:
@@ -139,54 +129,7 @@ def _price_plans(fleet: Fleet) -> Iterator[Finding]:
             plan = price_plan_address(tenant.spec.price_plan)
             if plan not in fleet.price_plans:
                 path = ("spec", "pricePlan")
-                yield _unknown(tenant.address, path, plan, list(fleet.price_plans))
-
-
-def _rules(fleet: Fleet) -> Iterator[Finding]:
-    """Peers of rules that are declared nowhere, or that are the network itself."""
-    known = [*fleet.tenants, *fleet.networks]
-    for network in fleet.networks.values():
-        for path, named in network.spec.peers():
-            peer = ResourceAddress(named)
-            if is_outside(peer):
-                continue
-            if peer not in known:
-                yield _unknown(network.address, path, peer, known)
-            elif peer == network.address:
-                message = f"{peer} is this network itself, and inside it all is open"
-                yield Finding(network.address, path, message, severity="warning")
-
-
-def _idle_rules(fleet: Fleet) -> Iterator[Finding]:
-    """Rules that let nothing through, as the other side does not agree."""
-    ruled = any(n.spec.ingress or isinstance(n.spec.egress, tuple) for n in fleet.networks.values())
-    profiles = declared_profiles(fleet) if ruled else {}
-    specs = {a: _ruled(n, profiles) for a, n in fleet.networks.items()} if ruled else {}
-    for rule in idle_rules(specs):
-        if rule.side == "ingress" and fleet.networks[rule.network].spec.ingress is None:
-            continue  # nobody wrote it
-        other = "egress" if rule.side == "ingress" else "ingress"
-        message = f"nothing passes by this rule: the {other} of {rule.peer} does not agree"
-        hint = f"list {rule.network} in the {other} of {rule.peer}, or remove the rule"
-        path = ("spec", rule.side, rule.index)
-        yield Finding(rule.network, path, message, hint, severity="warning")
-
-
-def _ruled(network: Network, profiles: Profiles) -> dict[str, Any]:
-    """A network's spec with the rules that hold where it gives none."""
-    spec = dump_spec(network)
-    policy = network_policy(network.address, spec, profiles)
-    if spec["ingress"] is None and policy is not None:
-        spec["ingress"] = default_ingress(policy.base, network.address)
-    return spec
-
-
-def _unknown(
-    resource: ResourceAddress, path: tuple[PathPart, ...], target: str, known: list[ResourceAddress]
-) -> Finding:
-    near = difflib.get_close_matches(target, known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "declare it, or correct the name"
-    return Finding(resource, path, f"{target} is not declared", hint)
+                yield unknown(tenant.address, path, plan, list(fleet.price_plans))
 
 
 def _prefixes(fleet: Fleet) -> Iterator[Finding]:

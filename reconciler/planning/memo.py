@@ -20,6 +20,7 @@ from reconciler.model.resolved import Port, ResolvedVm
 from reconciler.model.specs import Vm
 from reconciler.planning.resolution.claims import Held, by_resource
 from reconciler.planning.resolution.security import Secured
+from reconciler.planning.resolution.segments import Key, Selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Ground:
     zones: Mapping[ResourceAddress, int]
     static_addresses: frozenset[str]
     security: Mapping[ResourceAddress, Secured]
+    segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""
@@ -50,6 +52,7 @@ class Ground:
                 (self.zones, other.zones),
                 (self.static_addresses, other.static_addresses),
                 (self.security, other.security),
+                (self.segments, other.segments),
             )
         )
 

@@ -205,3 +205,6 @@ def _other_tenants(network: Network) -> Iterator[tuple[tuple[PathPart, ...], str
     for path, peer in network.spec.peers():
         if tenant_of(ResourceAddress(peer)) not in {"", network.metadata.tenant}:
             yield path, peer
+    for path, selector in network.spec.selectors():
+        if selector.tenant not in {None, network.metadata.tenant}:
+            yield (*path, "tenant"), f"tenant/{selector.tenant}"

@@ -188,8 +188,19 @@ def _network(
     claims = (
         Allocation("prefix", str(spec["prefix"]), uid, address),
         Allocation("zone", str(spec["zone"]), uid, address),
+        *_segments(basis.ledger, spec, (address, uid)),
     )
     return Candidate(address, uid, spec, claims, proof, () if copy else ("labels",))
+
+
+def _segments(
+    ledger: Ledger, spec: Mapping[str, Any], owner: tuple[ResourceAddress, str]
+) -> Iterable[Allocation]:
+    """Their numbers stay what they are, under owners that follow from this host's secret."""
+    address, uid = owner
+    for segment in spec.get("segments", ()):
+        own = identity.segment_uid(ledger.secret, uid, segment["labels"].items())
+        yield Allocation("zone", str(segment["number"]), own, address)
 
 
 def _new_uid(ledger: Ledger, address: ResourceAddress) -> str:

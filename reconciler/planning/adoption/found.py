@@ -164,7 +164,8 @@ def _interface(entry: GuestInterface, network: NetworkState) -> tuple[str, dict[
         "zone": zone,
         "uid": uid,
     }
-    return vm, interface
+    segment = zone_of(network.firewall.elements, entry.tap, "segment_of")
+    return vm, interface if segment in {None, zone} else {**interface, "segment": segment}
 
 
 def _security_of(entry: GuestInterface, zone: int, elements: frozenset[Element]) -> dict[str, Any]:
@@ -192,9 +193,9 @@ def _of_policy(entry: GuestInterface, elements: frozenset[Element]) -> set[Eleme
     return {e for e in elements if e.key[0] == entry.tap and e.container not in _PLACING}
 
 
-def zone_of(elements: frozenset[Element], tap: str) -> int | None:
-    """The zone a link is placed in, None when it is in none."""
-    found = (e.value for e in elements if e.container == "zone_of" and e.key == (tap,))
+def zone_of(elements: frozenset[Element], tap: str, by: str = "zone_of") -> int | None:
+    """The zone a link is placed in, or its segment; None when it is in none."""
+    found = (e.value for e in elements if e.container == by and e.key == (tap,))
     value = next(found, "")
     return int(value, 0) if value else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress, kind_of
+from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
 from reconciler.model.plan import Plan
 
 Specs = Mapping[ResourceAddress, Mapping[str, Any]]
@@ -18,18 +18,36 @@ def specs_before(plan: Plan) -> Specs:
     specs = {address: entry.spec for address, entry in plan.recorded.items()}
     moves = {e.renamed_from: e.address for e in plan.registrations if e.renamed_from}
     for address in [a for a in specs if moves and kind_of(a) == "network"]:
-        specs[address] = _with_new_peers(specs[address], moves)
+        specs[address] = _with_new_peers(specs[address], moves, tenant_of(address))
     return specs
 
 
-def _with_new_peers(spec: Mapping[str, Any], moves: Mapping[str, str]) -> Mapping[str, Any]:
+def _with_new_peers(
+    spec: Mapping[str, Any], moves: Mapping[str, str], own: str
+) -> Mapping[str, Any]:
     sides = {"ingress": "from", "egress": "to"}
     listed = {s: p for s, p in sides.items() if isinstance(spec.get(s), list | tuple)}
     changed = {
-        side: [{**rule, peer: moves.get(rule[peer], rule[peer])} for rule in spec[side]]
+        side: [{**rule, peer: _moved(rule[peer], moves, own)} for rule in spec[side]]
         for side, peer in listed.items()
     }
     return {**spec, **changed}
+
+
+def _moved(peer: Any, moves: Mapping[str, str], own: str) -> Any:
+    if isinstance(peer, str):
+        return moves.get(peer, peer)
+    tenant, network = peer.get("tenant"), peer.get("network")
+    found = dict(peer)
+    if tenant:
+        found["tenant"] = moves.get(f"tenant/{tenant}", tenant).rpartition("/")[2]
+    if network:
+        where = found.get("tenant") or own
+        new = {
+            o.rpartition("/")[2]: n for o, n in moves.items() if n.startswith(f"network/{where}/")
+        }
+        found["network"] = new.get(network, network).rpartition("/")[2]
+    return found
 
 
 def specs_after(plan: Plan) -> Specs:

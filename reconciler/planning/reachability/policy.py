@@ -3,7 +3,8 @@ reachability matrix and its changes are made from.
 
 Pure. Works on recorded specs (what `Managed.spec` and `Registration.spec` hold). Traffic from
 one network to another is allowed where the ingress rules of the one and the egress of the
-other agree; inside a network all is open, unless its security policy says otherwise.
+other agree; inside a network all is open, unless its security policy says otherwise. Where rules
+select VMs by label, an end is the segment of a network (``nodes``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
-from reconciler.model.policy import INTERNET, is_outside
+from reconciler.model.policy import INTERNET
+from reconciler.planning.reachability.nodes import Node, Nodes, Specs, names
 from reconciler.planning.reachability.outside import internet_of, outside_ways
 from reconciler.planning.reachability.ranges import (
     EVERYTHING,
@@ -29,8 +31,6 @@ from reconciler.planning.reachability.ranges import (
 )
 from reconciler.planning.resolution.control_values import INTRA_NETWORK
 from reconciler.planning.resolution.security import network_policy
-
-Specs = Mapping[ResourceAddress, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,20 +57,22 @@ def allowed_between(
     specs: Specs, touching: AbstractSet[ResourceAddress] | None = None
 ) -> tuple[Allowed, ...]:
     """Everything allowed between different networks and with the outside, merged and in order;
-    ``touching``: only where one of the two ends is among these.
+    ``touching``: only where one of the two ends is of these networks.
     """
-    by_tenant, internet = _by_tenant(specs), internet_of(specs)
+    nodes, internet = Nodes(specs), internet_of(specs)
     found: list[Allowed] = []
-    for target in (address for tenant in by_tenant.values() for address in tenant):
-        let_in = _let_in(specs[target], by_tenant, specs)
-        sources = let_in.keys() - {target}
-        if touching is not None and target not in touching:
-            sources &= touching
-        for source in sorted(sources):
-            ranges = intersection(let_in[source], _let_out(specs[source], source, target))
-            found.extend(as_allowed(source, target, ranges))
-        if touching is None or target in touching:
-            for way, ranges in outside_ways(target, specs[target], internet):
+    for network, targets in nodes.by_network.items():
+        let_in = _let_in(network, specs[network], nodes)
+        touched = touching is None or network in touching
+        for source in sorted(let_in):
+            if source.network == network or not (touched or source.network in (touching or ())):
+                continue
+            for target in targets:
+                out = _let_out(specs[source.network], source, target)
+                ranges = intersection(let_in[source], out)
+                found.extend(as_allowed(source.address, target.address, ranges))
+        for end in targets if touched else ():
+            for way, ranges in outside_ways(end.address, specs[network], internet):
                 found.extend(as_allowed(*way, ranges))
     return tuple(sorted(found))
 
@@ -100,71 +102,49 @@ class IdleRule:
 
 def idle_rules(specs: Specs) -> Iterator[IdleRule]:
     """Rules that wait for the other side; one of a tenant with no other network is not told."""
-    by_tenant = _by_tenant(specs)
-    for network in (address for tenant in by_tenant.values() for address in tenant):
+    nodes = Nodes(specs)
+    for network, own in nodes.by_network.items():
         egress = specs[network].get("egress", "tenant")
         sides = {"ingress": specs[network].get("ingress") or ()}
         sides |= {} if isinstance(egress, str) else {"egress": egress}
         for side, index, rule in ((s, i, r) for s in sides for i, r in enumerate(sides[s])):
-            named = rule["from" if side == "ingress" else "to"]
-            peers = [peer for peer in _networks_of(named, by_tenant, specs) if peer != network]
-            ways = ((peer, network) if side == "ingress" else (network, peer) for peer in peers)
-            own = ranges_of([rule])
-            if peers and not any(_agreed(own, specs, side, way) for way in ways):
-                yield IdleRule(network, side, index, peers[0])
+            named = nodes.named(rule["from" if side == "ingress" else "to"], tenant_of(network))
+            peers = [peer for peer in named if peer.network != network]
+            ways = ((p, n) if side == "ingress" else (n, p) for p in peers for n in own)
+            ports = ranges_of([rule])
+            if peers and not any(_agreed(ports, specs, side, way) for way in ways):
+                yield IdleRule(network, side, index, peers[0].network)
 
 
-def _agreed(
-    own: Ranges, specs: Specs, side: str, way: tuple[ResourceAddress, ResourceAddress]
-) -> bool:
+def _agreed(own: Ranges, specs: Specs, side: str, way: tuple[Node, Node]) -> bool:
     """The other end of the way from source to target agrees to something of ``own``."""
     source, target = way
     if side == "ingress":
-        return bool(intersection(own, _let_out(specs[source], source, target)))
-    covers = {source, f"tenant/{tenant_of(source)}"}
-    rules = (rule for rule in specs[target].get("ingress") or () if rule["from"] in covers)
+        return bool(intersection(own, _let_out(specs[source.network], source, target)))
+    tenant = tenant_of(target.network)
+    listed = specs[target.network].get("ingress") or ()
+    rules = (rule for rule in listed if names(rule["from"], source, tenant))
     return bool(intersection(own, ranges_of(rules)))
 
 
-def _by_tenant(specs: Specs) -> Mapping[str, list[ResourceAddress]]:
-    found: dict[str, list[ResourceAddress]] = defaultdict(list)
-    for address in specs:
-        if kind_of(address) == "network":
-            found[tenant_of(address)].append(address)
-    return found
-
-
-def _let_in(
-    spec: Mapping[str, Any], by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
-) -> dict[ResourceAddress, Ranges]:
-    """What a network lets in, by source network; sources of the same rules share the ranges."""
+def _let_in(network: ResourceAddress, spec: Mapping[str, Any], nodes: Nodes) -> dict[Node, Ranges]:
+    """What a network lets in, by source; sources of the same rules share the ranges."""
     rules = spec.get("ingress") or ()
-    matching: dict[ResourceAddress, tuple[int, ...]] = defaultdict(tuple)
+    matching: dict[Node, tuple[int, ...]] = defaultdict(tuple)
     for index, rule in enumerate(rules):
-        for source in _networks_of(rule["from"], by_tenant, specs):
+        for source in nodes.named(rule["from"], tenant_of(network)):
             matching[source] += (index,)
     ranges = {which: ranges_of(rules[i] for i in which) for which in set(matching.values())}
     return {source: ranges[which] for source, which in matching.items()}
 
 
-def _networks_of(
-    peer: str, by_tenant: Mapping[str, list[ResourceAddress]], specs: Specs
-) -> Iterable[ResourceAddress]:
-    if is_outside(peer):
-        return ()
-    if kind_of(ResourceAddress(peer)) == "tenant":
-        return by_tenant.get(tenant_of(ResourceAddress(peer)), ())
-    return (ResourceAddress(peer),) if peer in specs else ()
-
-
-def _let_out(spec: Mapping[str, Any], source: ResourceAddress, target: ResourceAddress) -> Ranges:
+def _let_out(spec: Mapping[str, Any], source: Node, target: Node) -> Ranges:
     """What a network lets out towards another; to other tenants only what is listed."""
-    egress = spec.get("egress", "tenant")
+    egress, own = spec.get("egress", "tenant"), tenant_of(source.network)
     if isinstance(egress, str):
-        inside = egress in {"tenant", INTERNET} and tenant_of(source) == tenant_of(target)
+        inside = egress in {"tenant", INTERNET} and own == tenant_of(target.network)
         return EVERYTHING if inside else {}
-    tenant = f"tenant/{tenant_of(target)}"
-    return ranges_of(rule for rule in egress if rule["to"] in {target, tenant})
+    return ranges_of(rule for rule in egress if names(rule["to"], target, own))
 
 
 def as_allowed(
@@ -192,3 +172,9 @@ def ranges_by_pair(
         pair: {name: merged(spans) for name, spans in ranges.items()}
         for pair, ranges in found.items()
     }
+
+
+__all__ = [
+    "Allowed", "IdleRule", "Specs", "allowed_between", "as_allowed", "idle_rules", "open_inside",
+    "ranges_by_pair",
+]  # fmt: skip

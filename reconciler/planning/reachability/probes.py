@@ -21,6 +21,7 @@ from reconciler.model.observed import Observed, Unknown, VmPhase
 from reconciler.model.policy import INTERNET, is_outside
 from reconciler.model.probes import Shot, Station
 from reconciler.model.resolved import GATEWAY
+from reconciler.planning.reachability.nodes import Nodes, interface_end, network_of
 from reconciler.planning.reachability.outside import (
     contains,
     example_of,
@@ -113,6 +114,7 @@ def stations(
     ledger: Ledger, observed: Observed
 ) -> tuple[tuple[Station, ...], Mapping[ResourceAddress, str]]:
     """The interfaces of every live VM, and why a VM is none or can send nothing."""
+    specs = {address: managed.spec for address, managed in ledger.managed.items()}
     found: list[Station] = []
     why: dict[ResourceAddress, str] = {}
     for address, managed in sorted(ledger.managed.items()):
@@ -134,7 +136,7 @@ def stations(
                 why[address] = f"hypervisor {name} has no process to send as"
             found += [
                 Station(
-                    address, network_address(tenant_of(address), entry["network"]), port.tap,
+                    address, interface_end(address, entry, specs), port.tap,
                     port.mac, port.addresses[0], port.link_local, state.pid or 0,
                 )
                 for entry, port in zip(
@@ -147,10 +149,10 @@ def stations(
 def in_scope(
     found: Iterable[Station], party: Party | None
 ) -> Mapping[ResourceAddress, Sequence[Station]]:
-    """Stations by network, of a party alone when there is one."""
+    """Stations by end, of a party alone when there is one."""
     by_network: dict[ResourceAddress, list[Station]] = defaultdict(list)
     for station in found:
-        if party is None or party.includes(station.network, station.vm):
+        if party is None or party.includes(network_of(station.network), station.vm):
             by_network[station.network].append(station)
     return by_network
 
@@ -163,10 +165,10 @@ def concerns(party: Party | None, vm: ResourceAddress, specs: Specs) -> bool:
 
 
 def held_by_pair(elements: Iterable[Element], specs: Specs) -> Mapping[Pair, Sequence[Held]]:
-    """What the kernel lets networks open, as far as their zones are on record."""
-    zones = {address: spec["zone"] for address, spec in specs.items() if "zone" in spec}
-    sources = {str(zone): address for address, zone in zones.items()}
-    targets = {zone_class(zone): address for address, zone in zones.items()}
+    """What the kernel lets networks open, as far as their numbers are on record."""
+    nodes = [node for node in Nodes(specs).all() if node.number]
+    sources = {str(node.number): node.address for node in nodes}
+    targets = {zone_class(node.number): node.address for node in nodes}
     found: dict[Pair, list[Held]] = defaultdict(list)
     for element in sorted(elements):
         if element.container != ALLOW:
@@ -255,7 +257,7 @@ class _Chooser:
     def __init__(self, ground: Ground, seed: int) -> None:
         self._ground, self._seed = ground, seed
         self._sources, self._targets = sorted(ground.senders), sorted(ground.targets)
-        touched = frozenset((*self._sources, *self._targets))
+        touched = frozenset(map(network_of, (*self._sources, *self._targets)))
         self._ranges = by_pair(allowed_between(ground.specs, touched))
         self._beyond = list(self._ways_out(uplinks_of(ground.specs)))
         self._open = open_inside(ground.specs)
@@ -330,8 +332,8 @@ class _Chooser:
             self.untried[pair] = _only_vm(pair, self._ground.targets[pair[1]])
             return []
         source, target = ends
-        if pair[0] == pair[1]:
-            chosen = _INSIDE if pair[0] in self._open else _CLOSED
+        if network_of(pair[0]) == network_of(pair[1]):
+            chosen = _INSIDE if network_of(pair[0]) in self._open else _CLOSED
         else:
             chosen = samples(self._ranges.get(pair, {}), self._ground.held.get(pair, ()))
         to = target.address

@@ -6,7 +6,8 @@ Pure; from the same rules that the kernel's entries are made from (``policy``).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -14,6 +15,13 @@ from typing import Any, Literal
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress, kind_of, network_address, tenant_of
 from reconciler.model.policy import is_outside
+from reconciler.planning.reachability.nodes import (
+    Node,
+    Nodes,
+    interface_end,
+    moved_interfaces,
+    network_of,
+)
 from reconciler.planning.reachability.outside import internet_of
 from reconciler.planning.reachability.policy import (
     Allowed,
@@ -23,9 +31,10 @@ from reconciler.planning.reachability.policy import (
     open_inside,
     ranges_by_pair,
 )
-from reconciler.planning.reachability.ranges import WHOLE, difference
+from reconciler.planning.reachability.ranges import WHOLE, Ranges, difference
 
 REACH_FORMAT = "metald.reach/v1"
+Pair = tuple[ResourceAddress, ResourceAddress]
 Turn = Literal["reachable", "unreachable"]
 
 
@@ -64,14 +73,21 @@ class ReachChange:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who is meant by an address on the command line: networks, and one VM of them or all."""
+    """Who is meant by an address on the command line: networks, and one VM of them or all.
+    ``ends``: where the VM is among them, empty for all of them.
+    """
 
     networks: frozenset[ResourceAddress]
     vm: ResourceAddress | None = None
+    ends: frozenset[ResourceAddress] = frozenset()
 
     def includes(self, network: ResourceAddress, vm: ResourceAddress) -> bool:
         """This VM's interface in this network is meant."""
         return network in self.networks and self.vm in {None, vm}
+
+    def has(self, end: ResourceAddress, *, inside: bool) -> bool:
+        """An end of an entry is meant; ``inside``: of one about the inside of a network."""
+        return end in self.ends if self.ends and not inside else network_of(end) in self.networks
 
 
 def party(text: str, specs: Specs) -> Party:
@@ -89,8 +105,8 @@ def party(text: str, specs: Specs) -> Party:
         raise MetaldError("no such network, tenant or VM is known", subject=text, hint=hint)
     if kind_of(address) == "vm":
         interfaces = specs[address].get("interfaces") or ()
-        networks = (network_address(tenant_of(address), e["network"]) for e in interfaces)
-        return Party(frozenset(networks), address)
+        ends = frozenset(interface_end(address, entry, specs) for entry in interfaces)
+        return Party(frozenset(map(network_of, ends)), address, ends)
     owned = (a for a in specs if kind_of(a) == "network" and tenant_of(a) == tenant_of(address))
     return Party(frozenset(owned if kind_of(address) == "tenant" else (address,)))
 
@@ -105,8 +121,8 @@ def reach_matrix(specs: Specs, source: str | None, target: str | None) -> dict[s
         entry
         for entry in reach(specs)
         if all(
-            end is None or network in end.networks
-            for end, network in zip(ends, (entry.source, entry.target), strict=True)
+            end is None or end.has(named, inside=entry.source == entry.target)
+            for end, named in zip(ends, (entry.source, entry.target), strict=True)
         )
     ]
     return {
@@ -140,24 +156,83 @@ def reach_delta(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
     }
     if internet_of(before) != internet_of(after):
         changed |= {a for a in before.keys() | after.keys() if kind_of(a) == "network"}
+    changed |= {network_of(now) for _, _, now in moved_interfaces(before, after)}
     if not changed:
         return turned
-    old = ranges_by_pair(allowed_between(before, changed))
-    new = ranges_by_pair(allowed_between(after, changed))
-    ends_before, ends_after = ends_by_network(before), ends_by_network(after)
+    known = {node.address: node for specs in (before, after) for node in Nodes(specs).all()}
+    sides = _Side.of(before, changed, known), _Side.of(after, changed, known)
     found = list(turned)
-    for pair in sorted(old.keys() | new.keys()):
-        gone = difference(old.get(pair, {}), new.get(pair, {}))
-        come = difference(new.get(pair, {}), old.get(pair, {}))
-        found += [
-            ReachChange(entry, "unreachable", witness(entry, ends_before))
-            for entry in sorted(as_allowed(*pair, gone))
-        ]
-        found += [
-            ReachChange(entry, "reachable", witness(entry, ends_after))
-            for entry in sorted(as_allowed(*pair, come))
-        ]
+    for pair in sorted(sides[0].pairs_with(sides[1])):
+        found += _turned(pair, sides, (pair, pair))
+    for vm, was, now in moved_interfaces(before, after):
+        found += _moved_vm(vm, (was, now), sides)
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What is allowed before, or after; with who is where. ``known``: the ends of both."""
+
+    known: Mapping[ResourceAddress, Node]
+    nodes: Nodes
+    ranges: Mapping[Pair, Ranges]
+    ends: Mapping[ResourceAddress, tuple[End, ...]]
+
+    @staticmethod
+    def of(
+        specs: Specs, changed: AbstractSet[ResourceAddress], known: Mapping[ResourceAddress, Node]
+    ) -> _Side:
+        ranges = ranges_by_pair(allowed_between(specs, changed))
+        return _Side(known, Nodes(specs), ranges, ends_by_segment(specs))
+
+    def pairs_with(self, other: _Side) -> set[Pair]:
+        """All pairs of ends that either may tell something of: an end that only one of them has
+        is compared with where its members are on the other side.
+        """
+        pairs = (*self.ranges, *other.ranges)
+        networks = {(network_of(source), network_of(target)) for source, target in pairs}
+        return {
+            (source, target)
+            for one, two in networks
+            for source in self._ends(one) | other._ends(one)
+            for target in self._ends(two) | other._ends(two)
+        }
+
+    def _ends(self, network: ResourceAddress) -> set[ResourceAddress]:
+        return {node.address for node in self.nodes.by_network.get(network, ())} or {network}
+
+    def at(self, pair: Pair) -> Ranges:
+        """What is allowed here between the members of two ends."""
+        source, target = (e if is_outside(e) else self.nodes.nearest(self.known[e]) for e in pair)
+        return {} if source is None or target is None else self.ranges.get((source, target), {})
+
+
+def _turned(pair: Pair, sides: tuple[_Side, _Side], ways: tuple[Pair, Pair]) -> list[ReachChange]:
+    """What turns between two ends that are ``ways`` before and after, told as of ``pair``."""
+    (before, after), (was, now) = sides, ways
+    old, new = before.at(was), after.at(now)
+    gone, come = difference(old, new), difference(new, old)
+    return [
+        *(
+            ReachChange(entry, "unreachable", witness(entry, before.ends))
+            for entry in sorted(as_allowed(*pair, gone))
+        ),
+        *(
+            ReachChange(entry, "reachable", witness(entry, after.ends))
+            for entry in sorted(as_allowed(*pair, come))
+        ),
+    ]
+
+
+def _moved_vm(
+    vm: ResourceAddress, places: Pair, sides: tuple[_Side, _Side]
+) -> Iterator[ReachChange]:
+    """What a VM gains and loses whose labels put it elsewhere, told as its own."""
+    was, now = places
+    others = {end for side in sides for pair in side.ranges for end in pair}
+    for other in sorted(end for end in others if network_of(end) != network_of(now)):
+        yield from _turned((vm, other), sides, ((was, other), (now, other)))
+        yield from _turned((other, vm), sides, ((other, was), (other, now)))
 
 
 def _turned_inside(before: Specs, after: Specs) -> tuple[ReachChange, ...]:
@@ -185,6 +260,19 @@ def ends_by_network(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:
         return specs[end.vm].get("power", "running") != "running", end
 
     return {network: tuple(sorted(ends, key=order)) for network, ends in found.items()}
+
+
+def ends_by_segment(specs: Specs) -> Mapping[ResourceAddress, tuple[End, ...]]:
+    """As ``ends_by_network``, by where rules see them; each VM by its own name as well."""
+    found: dict[ResourceAddress, list[End]] = defaultdict(list)
+    for address, ends in ends_by_network(specs).items():
+        for end in ends:
+            entries = specs[end.vm].get("interfaces") or ()
+            mine = (e for e in entries if end.address in e["addresses"])
+            place = next((interface_end(end.vm, e, specs) for e in mine), address)
+            found[place].append(end)
+            found[end.vm].append(end)
+    return {place: tuple(ends) for place, ends in found.items()}
 
 
 def witness(entry: Allowed, ends: Mapping[ResourceAddress, tuple[End, ...]]) -> Witness | str:

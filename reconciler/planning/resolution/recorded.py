@@ -31,8 +31,9 @@ from reconciler.planning.resolution.control_values import recorded_policy
 def is_another_generation(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """A recorded spec asks for something else, and does not only call things otherwise.
 
-    Labels, how it is reconciled, the names of networks, what follows from their policies and the
-    places of boot files do not count: a VM that ended for good is not started again for them.
+    Labels and what rules make of them, how it is reconciled, the names of networks, what follows
+    from their policies and the places of boot files do not count: a VM that ended for good is not
+    started again for them.
     """
     return _substance(before) != _substance(after)
 
@@ -42,7 +43,8 @@ def _substance(spec: Mapping[str, Any]) -> dict[str, Any]:
     if "interfaces" in found:
         interfaces = found["interfaces"]
         found["interfaces"] = [
-            {**entry, "network": entry.get("zone"), "security": None} for entry in interfaces
+            {**entry, "network": entry.get("zone"), "security": None, "segment": None}
+            for entry in interfaces
         ]
     if found.get("boot"):
         found["boot"] = {**found["boot"], "kernel": "", "initrd": ""}
@@ -113,6 +115,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         link_local=identity.link_local_of(entry["mac"]),
         uid=uid or entry.get("uid", ""),
         policy=recorded_policy(entry.get("security")),
+        segment=int(entry.get("segment", 0)),
     )
 
 

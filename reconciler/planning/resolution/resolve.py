@@ -45,6 +45,7 @@ from reconciler.planning.resolution.security import (
     default_ingress,
     network_policy,
 )
+from reconciler.planning.resolution.segments import Key, keys_in_use, recorded_segment, selected
 from reconciler.planning.resolution.vms import resolve_vms
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
@@ -90,6 +91,8 @@ def resolve(
     claims = Claims(ledger, partial(memo.by_resource, ledger))
     work = Work(fleet, ledger, images, claims, renames, declared_profiles(fleet))
     work.findings.extend(findings)
+    work.selected = selected(fleet)
+    work.keys = keys_in_use(fleet, work.selected)
     _reserve_statics(work)
     others: list[Host | Image | PricePlan] = [
         *fleet.hosts.values(),
@@ -197,7 +200,20 @@ def _network(work: Work, network: Network) -> None:
     work.prefixes[address] = prefix
     zone = work.claims.draw("zone", identity.zones(uid), owner=uid, resource=address)
     work.zones[address] = int(zone)
-    _record(work, network, _network_spec(network, secured, (prefix, int(zone))))
+    work.segments[address] = _segments(work, address, uid)
+    spec = _network_spec(network, secured, (prefix, int(zone)))
+    told = [recorded_segment(number, key) for key, number in work.segments[address].items()]
+    _record(work, network, {**spec, "segments": told} if told else spec)
+
+
+def _segments(work: Work, network: ResourceAddress, uid: str) -> dict[Key, int]:
+    """The numbers of a network's segments, each kept as long as somebody is in it."""
+    found = {}
+    for key in sorted(work.keys.get(network, ())):
+        owner = identity.segment_uid(work.ledger.secret, uid, key)
+        number = work.claims.draw("zone", identity.zones(owner), owner=owner, resource=network)
+        found[key] = int(number)
+    return found
 
 
 def _rules_inside(work: Work, network: Network) -> list[Finding]:

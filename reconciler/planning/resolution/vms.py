@@ -72,6 +72,7 @@ def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
         work.prefixes, work.zones, frozenset(work.static_addresses), work.security,
+        (work.selected, work.segments),
     )  # fmt: skip
 
 
@@ -123,6 +124,7 @@ def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) ->
             "tap": port.tap,
             "zone": port.zone,
             "uid": port.uid,
+            **({"segment": port.segment} if port.segment else {}),
             **_security(work, vm, interface),
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
@@ -187,6 +189,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         link_local=identity.link_local_of(mac),
         uid=uid,
         policy=work.security[network].interface(interface).policy,
+        segment=work.segment_of(network, vm.metadata.labels),
     )
 
 

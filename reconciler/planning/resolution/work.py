@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from typing import Any
@@ -20,6 +21,7 @@ from reconciler.planning.findings import Finding, PathPart
 from reconciler.planning.resolution.claims import Claims
 from reconciler.planning.resolution.images import boot_files
 from reconciler.planning.resolution.security import Profiles, Secured
+from reconciler.planning.resolution.segments import Key, Selected
 
 
 @dataclass(slots=True)
@@ -37,11 +39,20 @@ class Work:
     prefixes: dict[ResourceAddress, IPv6Network] = field(default_factory=dict)
     zones: dict[ResourceAddress, int] = field(default_factory=dict)
     security: dict[ResourceAddress, Secured] = field(default_factory=dict)
+    selected: Mapping[ResourceAddress, Selected] = field(default_factory=dict)
+    keys: Mapping[ResourceAddress, AbstractSet[Key]] = field(default_factory=dict)
+    segments: dict[ResourceAddress, dict[Key, int]] = field(default_factory=dict)
     static: list[IPv6Network] = field(default_factory=list)
     static_addresses: set[str] = field(default_factory=set)
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     _boots: dict[tuple[str | None, ...], BootFiles | ImageFacts] = field(default_factory=dict)
+
+    def segment_of(self, network: ResourceAddress, labels: Mapping[str, str]) -> int:
+        """The number of the segment that a VM with these labels is in; 0 for none."""
+        selected = self.selected.get(network)
+        key = selected.key_of(labels) if selected is not None else ()
+        return self.segments[network][key] if key else 0
 
     def boot_files(self, boot: Boot) -> BootFiles | ImageFacts:
         """As ``images.boot_files``; most VMs boot the same."""
