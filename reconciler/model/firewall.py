@@ -26,8 +26,10 @@ EGRESS, INGRESS = "egress", "ingress"
 RULES: Final = frozenset({ALLOW, EGRESS, INGRESS})
 # What the host as a whole is, not any interface of it.
 UPLINKS, MASQUERADED, OWN_PREFIXES = "uplinks", "masqueraded", "own_prefixes"
-GUEST_SERVICES = "guest_services"
-FACTS: Final = frozenset({UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES})
+GUEST_SERVICES, PREFIX_OUT, PREFIX_IN = "guest_services", "prefix_out", "prefix_in"
+FACTS: Final = frozenset(
+    {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN}
+)
 TAPS, DROPS, RECENT, ISOLATED = "taps", "drops", "recent", "isolated"
 # Among the drops, with the moment (Unix epoch) as its number: since when they are counted.
 SINCE = "since"

@@ -14,6 +14,8 @@ from reconciler.model.labels import Labels
 from reconciler.model.scalars import Name
 
 Protocol = Literal["any", "tcp", "udp", "icmpv6"]
+# What connection tracking takes for the begin of something (nf_conntrack_proto_icmpv6.c).
+ICMPV6_TYPES: Final = {"echo-request": 128, "node-information-query": 139}
 FIRST_PORT, LAST_PORT = 0, 65535
 _PORTS = re.compile(r"^(\d{1,5})-(\d{1,5})$")
 _PEER = re.compile(r"^(network/[a-z0-9-]+/[a-z0-9-]+|tenant/[a-z0-9-]+)$")
@@ -94,8 +96,28 @@ Peer = Annotated[
 ]
 
 
+def _icmpv6_type(value: object) -> object:
+    """``echo-request``, or its number; what is written is what is recorded."""
+    known = {*ICMPV6_TYPES, *ICMPV6_TYPES.values()}
+    if isinstance(value, bool) or not isinstance(value, int | str) or value not in known:
+        told = ", ".join(f"{name} ({number})" for name, number in ICMPV6_TYPES.items())
+        why = f"only {told} open anything; answers and errors pass with what they are about"
+        raise PydanticCustomError("icmpv6_type", "{why}", {"why": why})
+    return value
+
+
+IcmpType = Annotated[
+    int | str,
+    BeforeValidator(_icmpv6_type),
+    Field(json_schema_extra={"enum": [*ICMPV6_TYPES, *ICMPV6_TYPES.values()]}),
+]
+
+
 class _Rule(SpecModel):
     protocol: Protocol = "any"
+    types: tuple[IcmpType, ...] = Field(
+        default=(), max_length=8, description="of icmpv6, by name or number; none means all"
+    )
     ports: tuple[Ports, ...] = Field(
         default=(), max_length=64, description="destination ports of tcp or udp; none means all"
     )
@@ -104,6 +126,8 @@ class _Rule(SpecModel):
     def _ports_need_a_protocol(self) -> Any:
         if self.ports and self.protocol not in {"tcp", "udp"}:
             raise ValueError("ports go with protocol tcp or udp")
+        if self.types and self.protocol != "icmpv6":
+            raise ValueError("types go with protocol icmpv6")
         return self
 
 
@@ -130,6 +154,14 @@ Egress = Annotated[
     | Annotated[tuple[EgressRule, ...], Field(max_length=256), Tag("tuple[rules]")],
     Discriminator(_egress_form),
 ]
+
+
+def type_span(kind: int | str) -> tuple[int, int]:
+    """What stands for an ICMPv6 type where another protocol has ports: type and code, as the
+    first two octets of a message hold them. The answer's type is the next one, and is covered.
+    """
+    number = ICMPV6_TYPES[kind] if isinstance(kind, str) else kind
+    return number << 8, (number + 1) << 8 | 0xFF
 
 
 def span(ports: int | str) -> tuple[int, int]:

@@ -12,10 +12,10 @@ RESERVED_KINDS = frozenset({"VMSet"})
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Tenant": frozenset({"spec.quota.disk"}),
-    "Network": frozenset({"spec.dns", "spec.ingress.types", "spec.egress.types"}),
+    "Network": frozenset({"spec.dns"}),
     "VM": frozenset({"spec.disks", "spec.cloudInit"}),
     "Image": frozenset({"spec.rootfs"}),
-    "Host": frozenset({"spec.capacity", "spec.uplink.prefix", "spec.uplink.resolver"}),
+    "Host": frozenset({"spec.capacity", "spec.uplink.resolver"}),
     # What only bills made from measured use can honour.
     "PricePlan": frozenset(
         {
@@ -38,7 +38,6 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("Network", "spec.mode"): frozenset({"bridged"}),
     ("Host", "spec.uplink.announce"): frozenset({"proxy-ndp"}),
-    ("Host", "spec.uplink.translate"): frozenset({"prefix"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 

@@ -45,10 +45,15 @@ class Uplink(SpecModel):
         description="how the other side learns where the tenants are: not at all, or by routes "
         "that its routers have (which are theirs to set)",
     )
-    translate: Literal["none", "masquerade"] = Field(
+    translate: Literal["none", "masquerade", "prefix"] = Field(
         default="none",
-        description="masquerade: guests go by the host's own address on the uplink; private (ULA) "
-        "prefixes need it",
+        description="masquerade: guests go by the host's own address on the uplink; prefix: by an "
+        "address of `prefix` each; private (ULA) prefixes need one of them",
+    )
+    prefix: Prefix6 | None = Field(
+        default=None,
+        description="with translate: prefix, what stands out there for the host's prefixPool, of "
+        "the same length: the rest of each address stays",
     )
     nat64: Prefix6 | None = Field(
         default=None,
@@ -61,6 +66,12 @@ class Uplink(SpecModel):
         if self.nat64 is not None and self.nat64.prefixlen not in NAT64_LENGTHS:
             lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
             raise ValueError(f"nat64 is one of {lengths} (RFC 6052)")
+        return self
+
+    @model_validator(mode="after")
+    def _prefix_is_for_translation(self) -> Uplink:
+        if (self.prefix is not None) != (self.translate == "prefix"):
+            raise ValueError("translate: prefix and prefix go together")
         return self
 
 

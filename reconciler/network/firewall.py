@@ -39,13 +39,16 @@ _LISTED = frozenset({0, 1})
 # Sets of intervals, whose last part is a range of ports.
 _PORTS_LAST = frozenset({ALLOW, EGRESS, INGRESS})
 # All others' keys begin with the name of a link, which nft wants quoted.
-_WITHOUT_LINK = _PORTS_LAST | {"members", "member_prefixes", "own_prefixes", "guest_services"}
+_WITHOUT_LINK = _PORTS_LAST | {
+    "members", "member_prefixes", "own_prefixes", "guest_services", "prefix_out", "prefix_in"
+}  # fmt: skip
 # Key parts per container, and whether a value follows: what an element of ours looks like.
 _SHAPES: Mapping[str, tuple[int, bool]] = {
     **dict.fromkeys((TAPS, "any_mac", "any_source", "any_route", "any_scope"), (1, False)),
     **dict.fromkeys(("isolated", "unguarded", "solicitors", "dhcp_servers"), (1, False)),
     **dict.fromkeys(("denies_logged", "uplinks", "masqueraded", "own_prefixes"), (1, False)),
     **dict.fromkeys(("zone_of", "segment_of", "class_of", CONNECTIONS, *RATES), (1, True)),
+    **dict.fromkeys(("prefix_out", "prefix_in"), (1, True)),
     **dict.fromkeys(("macs", "sources", "source_prefixes", "targets"), (2, False)),
     **dict.fromkeys(("target_prefixes", "advertisers", "may", "chains"), (2, False)),
     **dict.fromkeys(("members", "member_prefixes", "guest_services"), (2, False)),

@@ -142,6 +142,8 @@ def _element(container: str, raw: Any) -> Element:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, dict) and "prefix" in value:
+        return f"{value['prefix']['addr']}/{value['prefix']['len']}"
     return f"jump {value['jump']['target']}" if isinstance(value, dict) else str(value)
 
 

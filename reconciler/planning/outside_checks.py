@@ -11,7 +11,7 @@ from ipaddress import IPv6Network
 from reconciler.model.addresses import ResourceAddress, tenant_address
 from reconciler.model.fleet import Fleet
 from reconciler.model.policy import GLOBAL_UNICAST, INTERNET, is_outside
-from reconciler.model.specs import Network
+from reconciler.model.specs import Host, Network
 from reconciler.model.uplink import Uplink
 from reconciler.planning.findings import Finding, PathPart
 
@@ -29,10 +29,30 @@ def check_outside(fleet: Fleet) -> Iterator[Finding]:
         if isinstance(tenant.spec.prefix, IPv6Network)
     }
     owned |= {h.address: h.spec.prefix_pool for h in fleet.hosts.values() if h.spec.prefix_pool}
+    for host in fleet.hosts.values():
+        yield from _translation(fleet, host)
     for network in fleet.networks.values():
         for path, end in _ends(network):
             yield from _defects(fleet, network, uplink, (path, end))
         yield from not_outside(network, owned)
+
+
+def _translation(fleet: Fleet, host: Host) -> Iterator[Finding]:
+    """One prefix stands for another: of the same length, and every tenant's lies in it."""
+    uplink, pool = host.spec.uplink, host.spec.prefix_pool
+    outside = None if uplink is None else uplink.prefix
+    path: Path = ("spec", "uplink", "prefix")
+    if outside is None:
+        return
+    if pool is None or pool.prefixlen != outside.prefixlen or pool.overlaps(outside):
+        message = f"{outside} cannot stand for the host's pool ({pool or 'not declared'})"
+        yield Finding(host.address, path, message, "declare a prefixPool of the same length")
+        return
+    for tenant in fleet.tenants.values():
+        own = tenant.spec.prefix
+        if isinstance(own, IPv6Network) and not own.subnet_of(pool):
+            message = f"{own} of {tenant.address} is not in the pool {pool}: nothing stands for it"
+            yield Finding(host.address, path, message, "choose prefixes in the pool")
 
 
 def uplink_of(fleet: Fleet) -> Uplink | None:
@@ -87,7 +107,7 @@ def _defects(
     private = own is None or own.subnet_of(_PRIVATE)
     if private and uplink.translate == "none" and not prefix.subnet_of(_PRIVATE):
         message = f"{end} is not reached from a private prefix ({own or 'auto'}) as it is"
-        hint = "give the uplink translate: masquerade, or the tenant a public prefix"
+        hint = "give the uplink translate: masquerade or prefix, or the tenant a public prefix"
         yield Finding(network.address, path, message, hint)
 
 

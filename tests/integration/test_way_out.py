@@ -5,13 +5,17 @@ Specs are applied as an operator would; the VMs are simulated, their guests are 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
 
 import pytest
 
 from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
 from tests.integration.outside import (
+    ARRIVES_S,
     HERE,
+    SERVER,
     STAYS_AWAY_S,
     UPLINK,
     Beyond,
@@ -20,8 +24,10 @@ from tests.integration.outside import (
 )
 from tests.integration.shell import Shell
 from tests.integration.test_output import check
+from tests.network.frames import ECHO_REQUEST, echo_packet
 
 pytestmark = [pytest.mark.netns]
+NODE_QUERY = 139  # RFC 4620
 VM, LAN = "vm/acme/web", "network/acme/lan"
 PRIVATE, PUBLIC = "fd20:acde::/48", "2001:db8:acde::/48"
 
@@ -118,6 +124,50 @@ def test_a_revoked_rule_cuts_a_live_flow_also_for_who_only_listens(
         assert server.heard(guest, within_s=STAYS_AWAY_S) == ""
 
 
+STANDS_FOR = "2001:db8:beef::/48"
+
+
+def test_a_prefix_stands_for_the_pool_both_ways_and_is_cut_with_the_rule(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    far.route(STANDS_FOR)
+    uplink = f', translate: prefix, prefix: "{STANDS_FOR}"'
+    pool = f', prefixPool: "{PRIVATE}"'
+    rules = "egress: internet, ingress: [{from: internet, protocol: udp, ports: [4000]}]"
+    specs = declare(host, prefix=PRIVATE, uplink=uplink, services=pool, rules=rules)
+    metald.run("apply", specs, "--yes")
+    assert not metald.json("plan", specs)["changes"]
+    with guest_of(host, VM) as guest, far.server() as server, far.server(port=99) as other:
+        host_part = int(IPv6Address(guest.address)) & ((1 << 80) - 1)
+        seen_as = str(IPv6Network(STANDS_FOR)[host_part])
+        assert other.reaches(guest, seen_as), "opened from there"
+        assert server.heard(guest, port=4001) == seen_as
+        assert server.reaches(guest, seen_as, port=4001), "the answer"
+        assert not other.reaches(guest, seen_as, port=4002, within_s=STAYS_AWAY_S)
+        closed = declare(host, prefix=PRIVATE, uplink=uplink, services=pool, rules="egress: none")
+        metald.run("apply", closed, "--yes")
+        assert not server.reaches(guest, seen_as, port=4001, within_s=STAYS_AWAY_S)
+        assert not other.reaches(guest, seen_as, within_s=STAYS_AWAY_S)
+
+
+def test_only_echo_of_icmpv6_where_rules_say_so(host: Host, metald: Shell, far: Beyond) -> None:
+    far.route(PUBLIC)
+    rules = "egress: [{to: internet, protocol: icmpv6, types: [echo-request]}]"
+    specs = declare(host, prefix=PUBLIC, rules=rules)
+    (told,) = metald.json("plan", specs)["reachability"]
+    assert (told["protocol"], told["ports"]) == ("icmpv6", "echo-request")
+    metald.run("apply", specs, "--yes")
+    assert not metald.json("plan", specs)["changes"]
+    with guest_of(host, VM) as guest:
+        for kind, answered in ((ECHO_REQUEST, True), (NODE_QUERY, False)):
+            # An answer carries what was asked (RFC 4443, 4.2); the question itself comes not back.
+            marker = os.urandom(16)
+            guest.send(echo_packet(guest.address, SERVER, kind, marker))
+            wait_s = ARRIVES_S if answered else STAYS_AWAY_S
+            assert (guest.received(marker, within_s=wait_s) is not None) == answered, kind
+    assert host.counters()["drop_tenant"] == 1
+
+
 def test_what_is_a_tenants_never_leaves_by_the_uplink(
     host: Host, metald: Shell, far: Beyond
 ) -> None:
@@ -189,8 +239,27 @@ def test_a_default_route_by_router_advertisement_stays(host: Host, metald: Shell
         (PUBLIC, "", 'egress: [{to: "fe80::/64"}]', "no prefix that is routed"),
         (PUBLIC, "", 'egress: [{to: "2001:db8::1/48"}]', "has host bits set"),
         (PUBLIC, "", "ingress: [{from: internnet}]", "write network/TENANT/NAME"),
-        (PUBLIC, ", translate: nat", "egress: none", "is not one of none, masquerade"),
+        (PUBLIC, ", translate: nat", "egress: none", "is not one of none, masquerade, prefix"),
         (PUBLIC, ', nat64: "64:ff9b::/95"', "egress: none", "nat64 is one of"),
+        (PUBLIC, ", translate: prefix", "egress: none", "translate: prefix and prefix go together"),
+        (
+            PUBLIC,
+            ', translate: prefix, prefix: "2001:db8:1::/48"',
+            "egress: none",
+            "declare a prefixPool of the same length",
+        ),
+        (
+            PUBLIC,
+            "",
+            "ingress: [{from: internet, protocol: icmpv6, types: [packet-too-big]}]",
+            "answers and errors pass with what they are about",
+        ),
+        (
+            PUBLIC,
+            "",
+            "ingress: [{from: internet, protocol: tcp, types: [128]}]",
+            "types go with protocol icmpv6",
+        ),
         ("auto", "", 'egress: [{to: "fd00::/8"}]', "which is not outside"),
     ],
 )

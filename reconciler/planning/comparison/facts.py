@@ -14,6 +14,8 @@ from reconciler.model.firewall import (
     GUEST_SERVICES,
     MASQUERADED,
     OWN_PREFIXES,
+    PREFIX_IN,
+    PREFIX_OUT,
     UPLINKS,
     Element,
 )
@@ -44,6 +46,10 @@ def _facts(host: Mapping[str, Any]) -> Iterator[Element]:
             yield Element(UPLINKS, (link,))
             if uplink["translate"] == "masquerade":
                 yield Element(MASQUERADED, (link,))
+        if uplink["translate"] == "prefix":
+            pool, outside = host["prefixPool"], uplink["prefix"]
+            yield Element(PREFIX_OUT, (pool,), outside)
+            yield Element(PREFIX_IN, (outside,), pool)
     for service in host.get("guestServices", ()):
         yield Element(GUEST_SERVICES, (service["protocol"], str(service["port"])))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_of
-from reconciler.model.policy import INTERNET
+from reconciler.model.policy import ICMPV6_TYPES, INTERNET, type_span
 from reconciler.planning.reachability.nodes import Node, Nodes, Specs, names
 from reconciler.planning.reachability.outside import internet_of, outside_ways
 from reconciler.planning.reachability.ranges import (
@@ -47,9 +47,12 @@ class Allowed:
 
     @property
     def ports(self) -> str:
-        """``443``, ``8000-8010``, empty for all."""
+        """``443``, ``8000-8010``, types of icmpv6 by name, empty for all."""
         if (self.low, self.high) == WHOLE:
             return ""
+        if self.protocol == "icmpv6":
+            spans = {name: type_span(name) for name in ICMPV6_TYPES}
+            return ",".join(n for n, (a, b) in spans.items() if self.low <= a and b <= self.high)
         return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
 
 

@@ -18,7 +18,7 @@ from reconciler.model.addresses import ResourceAddress, network_address, tenant_
 from reconciler.model.firewall import ALLOW, Element, zone_class
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed, Unknown, VmPhase
-from reconciler.model.policy import INTERNET, is_outside
+from reconciler.model.policy import INTERNET, is_outside, type_span
 from reconciler.model.probes import Shot, Station
 from reconciler.model.resolved import GATEWAY
 from reconciler.planning.reachability.nodes import Nodes, interface_end, network_of
@@ -188,7 +188,8 @@ def _span(text: str) -> Span | None:
 
 def samples(ranges: Ranges, held: Sequence[Held] = ()) -> tuple[Sample, ...]:
     """What to send from one network to another; one of each outcome first."""
-    found = {Sample("icmpv6", _HEADERS["icmpv6"], 0, "icmpv6" in ranges)}
+    echoes = _within(type_span("echo-request")[0], ranges.get("icmpv6", ()))
+    found = {Sample("icmpv6", _HEADERS["icmpv6"], 0, echoes)}
     for name, usual in _USUAL_PORTS.items():
         header = _HEADERS[name]
         spans = [*ranges.get(name, ())]

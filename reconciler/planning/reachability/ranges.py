@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from reconciler.model.policy import FIRST_PORT, LAST_PORT, span
+from reconciler.model.policy import FIRST_PORT, LAST_PORT, span, type_span
 
 Span = tuple[int, int]
 WHOLE: Final[Span] = (FIRST_PORT, LAST_PORT)
 PROTOCOLS: Final = ("tcp", "udp", "icmpv6", "other")
-# Destination ports per protocol, each list of spans merged and in order.
+# Destination ports per protocol (of icmpv6 types, see ``type_span``), each list of spans merged
+# and in order.
 Ranges = Mapping[str, tuple[Span, ...]]
 EVERYTHING: Final[Ranges] = dict.fromkeys(PROTOCOLS, (WHOLE,))
 
@@ -21,7 +22,9 @@ def ranges_of(rules: Iterable[Mapping[str, Any]]) -> Ranges:
     found: dict[str, list[Span]] = defaultdict(list)
     for rule in rules:
         protocol = rule.get("protocol", "any")
-        spans = [span(ports) for ports in rule.get("ports") or ()] or [WHOLE]
+        spans = [span(ports) for ports in rule.get("ports") or ()]
+        spans += [type_span(kind) for kind in rule.get("types") or ()]
+        spans = spans or [WHOLE]
         for name in PROTOCOLS if protocol == "any" else (protocol,):
             found[name].extend(spans)
     return {name: merged(spans) for name, spans in found.items()}

@@ -95,7 +95,9 @@ def default_ingress(base: ProfileName, network: ResourceAddress) -> list[dict[st
     """What a network lets in that gives no ``ingress``: nobody, or for low all of its tenant."""
     if base != "low":
         return []
-    return [{"protocol": "any", "ports": [], "from": tenant_address(tenant_of(network))}]
+    return [
+        {"protocol": "any", "types": [], "ports": [], "from": tenant_address(tenant_of(network))}
+    ]
 
 
 class InterfaceSecurity(NamedTuple):

@@ -239,8 +239,8 @@ def test_the_default_is_not_on_record() -> None:
     [
         ("high", None, []),
         ("medium", None, []),
-        ("low", None, [{"protocol": "any", "ports": [], "from": "tenant/acme"}]),
-        ("own", None, [{"protocol": "any", "ports": [], "from": "tenant/acme"}]),
+        ("low", None, [{"protocol": "any", "types": [], "ports": [], "from": "tenant/acme"}]),
+        ("own", None, [{"protocol": "any", "types": [], "ports": [], "from": "tenant/acme"}]),
         ("low", [], []),
         ("own", [], []),
     ],
