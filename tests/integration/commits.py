@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.integration.host import network, tenant
@@ -162,7 +162,10 @@ class History:
             case "label":
                 entry.label = self._new("label")
             case _:
-                entry.network = self._some(parts.networks)
+                others = parts.networks.keys() - {entry.network}
+                if not others:
+                    return ""  # what changes nothing cannot be reverted
+                entry.network = self._some(others)
         entry.was = ""
         return f"change {name}"
 
@@ -286,7 +289,7 @@ class History:
     def _some_tenant(self) -> str:
         return self._some(self.model)
 
-    def _some(self, names: Mapping[str, object]) -> str:
+    def _some(self, names: Iterable[str]) -> str:
         return self.draw.choice(sorted(names))
 
     def _new(self, kind: str) -> str:

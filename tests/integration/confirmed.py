@@ -11,7 +11,7 @@ from typing import Any
 
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.hypervisors import folders
-from tests.integration.host import Host, settled_links
+from tests.integration.host import Host, settled_links, without_counts
 
 SYSCTLS = "grep -rs . /proc/sys/net/ipv6/conf /proc/sys/net/ipv6/neigh | grep -v stable_secret"
 
@@ -27,7 +27,7 @@ def picture(host: Host) -> dict[str, Any]:
         "routes": sorted(host.ip("-6", "route").splitlines()),
         "neighbours": sorted(host.ip("-6", "neigh").splitlines()),
         # Sets are listed in no order.
-        "rules": sorted(re.split(r"[,\s{}]+", rules)),
+        "rules": sorted(re.split(r"[,\s{}]+", without_counts(rules))),
         "sysctls": sorted(host.inside("sh", "-c", SYSCTLS).stdout.splitlines()),
         "records": {address: (entry.uid, entry.spec) for address, entry in managed.items()},
         "holdings": {

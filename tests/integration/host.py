@@ -157,7 +157,7 @@ class Host:
         return {
             "links": settled_links(self.ip("-o", "link")),
             "routes": self.ip("-6", "route"),
-            "nft": self.inside("nft", "list", "ruleset").stdout,
+            "nft": without_counts(self.inside("nft", "list", "ruleset").stdout),
             "forwarding": self.inside("cat", "/proc/sys/net/ipv6/conf/all/forwarding").stdout,
             "processes": self.vmm_pids(),
             "ledger": self.ledger(),
@@ -222,6 +222,12 @@ def settled_links(listing: str) -> list[str]:
         re.sub(r"^\d+: |NO-CARRIER,|,LOWER_UP|(qdisc|state) \S+ ", "", line)
         for line in listing.splitlines()
     ]
+
+
+def without_counts(ruleset: str) -> str:
+    """What nft lists, without what packets left in it and since when they are counted."""
+    emptied = re.sub(r"(\tset (?:drops|recent) \{\n)(?:\t\t.*\n)*", r"\1", ruleset)
+    return re.sub(r"packets \d+ bytes \d+", "", emptied)
 
 
 async def _typed(console: str, command: str) -> bool:

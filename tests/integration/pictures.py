@@ -19,6 +19,7 @@ from tests.simulation.picture import names_of
 _WORD = re.compile(r"[0-9A-Za-z:./]+")
 _INDEX = re.compile(r"^\d+: ([^:\s]+):?", re.MULTILINE)
 _NOT_COMPARED = {"handle", "packets", "bytes"}
+_COUNTED = {"drops", "recent"}  # sets of what packets left, and since when
 
 
 def picture(host: Host) -> dict[str, Any]:
@@ -72,6 +73,8 @@ def _names(ledger: Ledger) -> dict[str, str]:
 def _canonical(value: Any, named: Any) -> Any:
     """Identities named, handles and counts left out, elements in a fixed order."""
     if isinstance(value, dict):
+        if value.get("name") in _COUNTED:
+            return value["name"]
         return {
             key: _elements(part, named) if key == "elem" else _canonical(part, named)
             for key, part in value.items()
