@@ -84,7 +84,7 @@ def verify(ctx: click.Context, /, output: str, **options: Any) -> int:
 
     FROM and TO are addresses of networks, tenants or VMs; TO may be internet. No guest, service or
     counter sees the packets: they end at the target's tap, or before they leave by an uplink. Exit
-    code 1 when a pair disagrees.
+    code 1 when a pair disagrees, and when nothing could be tried: that proves nothing.
     """
     settings = enter_host(ctx)
     from reconciler.daemon.access import perform  # noqa: PLC0415 - netlink only when needed

@@ -8,9 +8,11 @@ until then what goes is stopped and cut off, and kept.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from reconciler.commands import start_detached
 from reconciler.daemon.replies import Emit, progress
 from reconciler.errors import MetaldError, RefusedError
 from reconciler.execution import clocks
@@ -29,12 +31,23 @@ from reconciler.execution.state.store import Store
 from reconciler.model.fleet import Fleet
 from reconciler.model.plan import Plan
 from reconciler.model.times import Deadline, Moment, rfc3339
+from reconciler.paths import RunPaths, StatePaths
 from reconciler.planning.documents.render import SourceInfo
 from reconciler.planning.planner import LOCAL_HOST, Scope
 
 _NOTHING = "nothing awaits confirmation"
 _LATE = "apply it again, with more time"
 _DECISIONS = frozenset({"AwaitsConfirmation", "Confirmed", "Undone", "UndoGivenUp"})
+
+
+def start_timekeeper(state: StatePaths, run: RunPaths) -> None:
+    """Start it detached (`daemon.timekeeper`), in the network namespace this process is in."""
+    start_detached(
+        [
+            sys.executable, "-m", "reconciler.daemon.timekeeper",
+            "--state-dir", str(state.root), "--run-dir", str(run.root),
+        ]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from reconciler.daemon import timekeeper
-from reconciler.daemon.confirming import Confirming
+from reconciler.daemon.confirming import Confirming, start_timekeeper
 from reconciler.daemon.desired import Location
 from reconciler.daemon.operations import Operations
 from reconciler.execution.copies import Copies
@@ -42,7 +41,7 @@ class Held:
 
     def operations(self, *, watching: Location | None = None) -> Operations:
         """What the holder can be asked to do."""
-        keep_time = functools.partial(timekeeper.start, self.state, self.run)
+        keep_time = functools.partial(start_timekeeper, self.state, self.run)
         confirming = Confirming(self.engine, self.store, keep_time)
         return Operations(
             self.engine, self.store, self.state, self.run, confirming,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from reconciler.planning.documents.undo import fleet_digest
 from reconciler.planning.findings import Finding
 from reconciler.planning.planner import WHOLE, Scope
 from reconciler.source.tree import Loaded
+
+_NAMED = 3  # of what is held, in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,10 @@ class Keeper:
             self._publish(found.source, found)
         return found
 
-    def conclude(self, desired: Desired) -> Event | None:
-        """Note that all of it is so. An event when that is a commit which was not before."""
+    def conclude(self, desired: Desired, held: Sequence[str] = ()) -> Event | None:
+        """Note that all of it is so, but for what is ``held``. An event when that is a commit
+        which was not before.
+        """
         commit = desired.source.commit
         if not commit or self._record is None or desired.complaints or desired.problems is None:
             return None
@@ -98,6 +102,9 @@ class Keeper:
         self._store.save_source(self.source.location.name, self._record)
         self._publish(desired.source, desired)
         message = f"commit {commit[:12]} is applied"
+        if held:
+            more = f" and {len(held) - _NAMED} more" if len(held) > _NAMED else ""
+            message += f", but for what is held: {', '.join(held[:_NAMED])}{more}"
         return Event(time.time(), "host/local", "Normal", "Converged", message, commit=commit)
 
     async def _tree_now(self) -> Tree:

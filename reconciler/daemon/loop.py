@@ -178,7 +178,7 @@ class Loop:
             self._record("Normal", "Resolved", "all is well again")
             self._complaint = ("", "")
         if outcome.is_complete and not plan.refused:
-            event = self.keeper.conclude(desired)
+            event = self.keeper.conclude(desired, [hold.address for hold in plan.held])
             if event is not None:
                 self.held.store.add_events([event])
         if self.teller.is_heard:

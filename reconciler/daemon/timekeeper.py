@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reconciler.commands import start_detached
-from reconciler.paths import RunPaths, StatePaths
+from reconciler.paths import StatePaths
 
 if TYPE_CHECKING:
     from reconciler.execution.state.records import Confirmation
@@ -29,16 +27,6 @@ RETRY_S = 0.5
 LONGEST_RETRY_S = 30.0
 # Until the transaction that records the change is durable there is nothing to wait for yet.
 GRACE_S = 30.0
-
-
-def start(state: StatePaths, run: RunPaths) -> None:
-    """Start it detached, inside the network namespace this process is in."""
-    start_detached(
-        [
-            sys.executable, "-m", "reconciler.daemon.timekeeper",
-            "--state-dir", str(state.root), "--run-dir", str(run.root),
-        ]
-    )  # fmt: skip
 
 
 def main() -> None:

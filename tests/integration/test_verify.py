@@ -176,6 +176,8 @@ def _parts_and_limits(metald: Shell) -> None:
     few = metald.json("verify", "--limit", "3", "--seed", "5")
     assert few["summary"]["packets"] == 3 and few["summary"]["leftOut"] > 0
     assert "only 3 packets were sent (--limit)" in few["warnings"][0]
+    nothing = metald.run("verify", "vm/globex/sim-1", expect=1).stdout
+    assert "Nothing could be tried" in nothing
     unknown = metald.run("verify", "vm/acme/web-11", expect=1).stderr
     assert "vm/acme/web-11: no such network, tenant or VM is known" in unknown
     assert "did you mean vm/acme/web-1?" in unknown

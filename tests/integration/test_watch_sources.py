@@ -82,6 +82,10 @@ def test_what_is_committed_counts_and_every_event_names_its_commit(host: Host, r
         daemon.until_event("Created", resource=TWO, commit=second)
         daemon.until_applied(second)
         host.run("hold", TWO, "--reason", "look at it")
+        repo.write("README.md", "Specs.\n")
+        beside = repo.commit_all("beside the specs")
+        applied = daemon.until_event("Converged", commit=beside)
+        assert applied.message == f"commit {beside[:12]} is applied, but for what is held: {TWO}"
         host.run("unhold", TWO)
         repo.write("acme.yaml", fleet("acme", "one", "two", body="vcpus: [}"))
         broken = repo.commit_all("broken")
