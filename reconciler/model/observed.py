@@ -25,7 +25,8 @@ class Unknown:
 class TapState:
     """One of our links. ``attached``: a VMM has its queue open (the link has carrier).
 
-    ``gateway``: fe80::1/64 is there and usable. ``routes``: destinations of its /128 routes.
+    ``gateway``: fe80::1/64 is there and usable. ``routes``: destinations of its /128 routes, and
+    ``PREFIX via ADDRESS`` for those behind a guest.
     ``neighbours``: permanent entries as (address, MAC). ``sysctls``: per-link values we
     manage, by short name (``accept_ra``). ``to_guest``, ``from_guest``: what limits the bandwidth,
     in bits per second, None for nothing.

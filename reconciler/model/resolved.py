@@ -71,6 +71,16 @@ class Port:
         """The number that rules between networks know this interface by."""
         return self.segment or self.zone
 
+    @property
+    def routes(self) -> frozenset[str]:
+        """What the host routes to it, as ``observed.TapState`` has it: nothing of a delegated
+        prefix is looked for on the link, all of it goes to the guest.
+        """
+        if not self.delegated:
+            return frozenset(self.addresses)
+        via = (f"{prefix} via {self.link_local}" for prefix in self.delegated)
+        return frozenset((*self.addresses, *via))
+
 
 @dataclass(frozen=True, slots=True)
 class GuestInterface:

@@ -33,7 +33,7 @@ from reconciler.model.labels import Labels
 from reconciler.model.policy import Egress, IngressRule, Selector
 from reconciler.model.prices import PricePlanSpec
 from reconciler.model.quantities import Size
-from reconciler.model.scalars import Address6, Auto, Count, Flag, Name, Prefix6
+from reconciler.model.scalars import Address6, Auto, AutoSubnet, Count, Flag, Name, Prefix6
 from reconciler.model.security import ProfileName
 from reconciler.model.uplink import GuestService, Uplink
 
@@ -162,6 +162,11 @@ class Interface(SpecModel):
     network: Name = Field(description="a Network of the same tenant")
     address: Address6 | Auto = Field(
         default="auto", description="an address inside the network's prefix, or auto"
+    )
+    prefix: Prefix6 | AutoSubnet | None = Field(
+        default=None,
+        description="a /64 of the tenant's for what runs inside the VM, routed to it: auto/64, or "
+        "one of its own",
     )
     policy: Controls | None = Field(
         default=None, description="what differs from the network's policy for this interface"

@@ -42,6 +42,7 @@ from reconciler.network.tables import (
     ROUTE_HEAD,
     RT_TABLE_MAIN,
     RTA_DST,
+    RTA_GATEWAY,
     RTA_OIF,
 )
 
@@ -136,12 +137,17 @@ def set_neighbour(index: int, address: str, mac: str) -> Change:
     return Change(_RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, address)
 
 
-def set_host_route(index: int, address: str) -> Change:
-    """Route a /128 to a link, taking it away from whatever link had it."""
+def set_route(index: int, route: str) -> Change:
+    """Route an address, or ``PREFIX via ADDRESS``, to a link, taking it away from whatever link
+    had it.
+    """
+    subject, _, via = route.partition(" via ")
+    destination, _, length = subject.partition("/")
     head = ROUTE_HEAD.pack(
-        AF_INET6, _HOST_PREFIX, 0, 0, RT_TABLE_MAIN,
+        AF_INET6, int(length or _HOST_PREFIX), 0, 0, RT_TABLE_MAIN,
         _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0,
     )  # fmt: skip
-    body = head + attribute(RTA_DST, _ipv6(address)) + attribute(RTA_OIF, _u32(index))
-    subject = f"{address}/{_HOST_PREFIX}"
+    body = head + attribute(RTA_DST, _ipv6(destination)) + attribute(RTA_OIF, _u32(index))
+    if via:
+        body += attribute(RTA_GATEWAY, _ipv6(via))
     return Change(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, subject)

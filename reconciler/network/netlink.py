@@ -49,10 +49,11 @@ class Netlink:
         with self._explained(address, tolerate=errno.ENOENT):
             self._socket.neigh("del", ifindex=index, dst=address, family=_AF_INET6)
 
-    def delete_host_route(self, index: int, address: str) -> None:
-        """Remove a /128 route of a link; fine when it is gone."""
-        with self._explained(f"{address}/128", tolerate=errno.ESRCH):
-            self._socket.route("del", dst=f"{address}/128", oif=index, family=_AF_INET6)
+    def delete_route(self, index: int, destination: str) -> None:
+        """Remove a link's route to a prefix or an address; fine when it is gone."""
+        destination = destination if "/" in destination else f"{destination}/128"
+        with self._explained(destination, tolerate=errno.ESRCH):
+            self._socket.route("del", dst=destination, oif=index, family=_AF_INET6)
 
     @contextmanager
     def _explained(self, subject: str, *, tolerate: int) -> Iterator[None]:

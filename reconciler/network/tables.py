@@ -47,7 +47,7 @@ IFF_UP: Final = 0x1
 _IFF_LOWER_UP: Final = 0x10000
 IFA_ADDRESS, IFA_FLAGS = 1, 8
 _IFA_F_TENTATIVE: Final = 0x40
-RTA_DST, RTA_OIF, _RTA_MULTIPATH, RTA_TABLE, _RTA_NH_ID = 1, 4, 9, 15, 30
+RTA_DST, RTA_OIF, RTA_GATEWAY, _RTA_MULTIPATH, RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 9, 15, 30
 RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST, _RTPROT_RA, _RTM_F_CLONED = 1, 9, 0x200
 NDA_DST, NDA_LLADDR = 1, 2
@@ -86,12 +86,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One unicast IPv6 route of the main table; ``destination`` is empty for the default."""
+    """One unicast IPv6 route of the main table; ``destination`` is empty for the default,
+    ``via`` for what is on the link itself.
+    """
 
     index: int
     destination: str
     prefix_length: int
     from_ra: bool
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,8 @@ def parse_routes(body: bytes) -> tuple[Route, ...]:
         return ()  # by a next hop object alone (sysctl nexthop_compat_mode=0): never ours
     else:
         indexes = [_number(_U32, _needed(found, RTA_OIF, "route"))]
-    return tuple(Route(index, destination, length, proto == _RTPROT_RA) for index in indexes)
+    via = _ipv6(found[RTA_GATEWAY]) if RTA_GATEWAY in found else ""
+    return tuple(Route(index, destination, length, proto == _RTPROT_RA, via) for index in indexes)
 
 
 def _next_hops(raw: bytes) -> Iterator[int]:

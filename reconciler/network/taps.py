@@ -58,7 +58,7 @@ def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
         attached=link.carrier,
         mtu=link.mtu,
         gateway=_has_only_gateway(addresses),
-        routes=frozenset(_host_routes(tables.routes.get(link.index, ()))),
+        routes=frozenset(_routed(tables.routes.get(link.index, ()))),
         neighbours=frozenset(
             (entry.address, entry.mac) for entry in tables.neighbours.get(link.index, ())
         ),
@@ -68,8 +68,10 @@ def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
     )
 
 
-def _host_routes(routes: Sequence[Route]) -> set[str]:
-    return {route.destination for route in routes if route.prefix_length == _HOST_PREFIX}
+def _routed(routes: Sequence[Route]) -> set[str]:
+    """As ``Port.routes``; what the kernel keeps for a link by itself is none of it."""
+    direct = {r.destination for r in routes if r.prefix_length == _HOST_PREFIX and not r.via}
+    return direct | {f"{r.destination}/{r.prefix_length} via {r.via}" for r in routes if r.via}
 
 
 def _has_only_gateway(addresses: Sequence[Address]) -> bool:
@@ -223,14 +225,14 @@ def _entries(found: _Found, port: Port) -> list[Change]:
     """Neighbours, then routes, that are not there yet."""
     index = found.link.index
     present = {entry.address: entry.mac for entry in found.neighbours}
-    routed = _host_routes(found.routes)
+    routed = _routed(found.routes)
     return [
         *(
             changes.set_neighbour(index, address, mac)
             for address, mac in _neighbours_of(port).items()
             if present.get(address) != mac
         ),
-        *(changes.set_host_route(index, a) for a in port.addresses if a not in routed),
+        *(changes.set_route(index, route) for route in sorted(port.routes - routed)),
     ]
 
 
@@ -239,7 +241,7 @@ def _take_off_surplus(found: _Found, port: Port) -> None:
     index = found.link.index
     addresses = () if _has_only_gateway(found.addresses) else found.addresses
     neighbours = {entry.address for entry in found.neighbours} - _neighbours_of(port).keys()
-    routes = _host_routes(found.routes) - set(port.addresses)
+    routes = _routed(found.routes) - port.routes
     if not (addresses or neighbours or routes):
         return
     with Netlink() as netlink:
@@ -247,8 +249,8 @@ def _take_off_surplus(found: _Found, port: Port) -> None:
             netlink.delete_address(index, entry.address, entry.prefix_length)
         for address in sorted(neighbours):
             netlink.delete_neighbour(index, address)
-        for address in sorted(routes):
-            netlink.delete_host_route(index, address)
+        for route in sorted(routes):
+            netlink.delete_route(index, route.partition(" via ")[0])
 
 
 Failures = dict[str, MetaldError]

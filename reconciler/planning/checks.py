@@ -21,7 +21,7 @@ from reconciler.model.addresses import (
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import AnyDocument, Network, Quota
+from reconciler.model.specs import AnyDocument, Quota
 from reconciler.planning.findings import Finding, PathPart, unknown
 from reconciler.planning.outside_checks import check_outside
 from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
@@ -48,8 +48,8 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *_references(fleet),
         *vms.findings,
         *_price_plans(fleet),
-        *_prefixes(fleet),
-        *_overlaps(fleet),
+        *_prefixes(fleet, vms.delegated),
+        *_overlaps(fleet, vms.delegated),
         *_static_addresses(fleet, vms.static),
         *_quotas(fleet, vms.used),
         *_hosts(fleet),
@@ -72,12 +72,13 @@ class _Used:
 
 @dataclass(slots=True)
 class _Survey:
-    """All VMs looked at once: wrong references, interfaces with an address or controls of their own
-    (the VM, its tenant, which one), what each tenant uses, and which VMs are renamed.
+    """All VMs looked at once: wrong references, interfaces with an address, a prefix or controls of
+    their own (the VM, its tenant, which one), what each tenant uses, and which VMs are renamed.
     """
 
     findings: list[Finding] = field(default_factory=list)
     static: list[Placed] = field(default_factory=list)
+    delegated: list[Placed] = field(default_factory=list)
     secured: list[Placed] = field(default_factory=list)
     renamed: list[AnyDocument] = field(default_factory=list)
     used: dict[str, _Used] = field(default_factory=lambda: defaultdict(_Used))
@@ -107,6 +108,8 @@ def _survey(fleet: Fleet) -> _Survey:
                 found.findings.append(unknown(address, path, target, own))
             if interface.address != "auto":
                 found.static.append((address, tenant, index, interface))
+            if isinstance(interface.prefix, IPv6Network):
+                found.delegated.append((address, tenant, index, interface))
             if interface.controls is not None:
                 found.secured.append((address, tenant, index, interface))
     return found
@@ -132,7 +135,7 @@ def _price_plans(fleet: Fleet) -> Iterator[Finding]:
                 yield unknown(tenant.address, path, plan, list(fleet.price_plans))
 
 
-def _prefixes(fleet: Fleet) -> Iterator[Finding]:
+def _prefixes(fleet: Fleet, delegated: Iterable[Placed]) -> Iterator[Finding]:
     for tenant in fleet.tenants.values():
         prefix = tenant.spec.prefix
         if isinstance(prefix, IPv6Network):
@@ -142,7 +145,11 @@ def _prefixes(fleet: Fleet) -> Iterator[Finding]:
                 yield Finding(tenant.address, ("spec", "prefix"), message)
     for network in fleet.networks.values():
         if isinstance(network.spec.prefix, IPv6Network):
-            yield from _network_prefix(fleet, network, network.spec.prefix)
+            whose = (network.address, network.metadata.tenant)
+            yield from _subnet(fleet, whose, network.spec.prefix)
+    for vm, tenant_name, index, interface in delegated:
+        if isinstance(interface.prefix, IPv6Network):
+            yield from _subnet(fleet, (vm, tenant_name), interface.prefix, _prefix_path(index))
     for host in fleet.hosts.values():
         if host.spec.prefix_pool is not None:
             yield from _pool(host.address, host.spec.prefix_pool)
@@ -156,20 +163,28 @@ def _pool(host: ResourceAddress, pool: IPv6Network) -> Iterator[Finding]:
         yield Finding(host, path, message, f"give it a /{_AUTO_LENGTH} or wider")
 
 
-def _network_prefix(fleet: Fleet, network: Network, prefix: IPv6Network) -> Iterator[Finding]:
-    path = ("spec", "prefix")
+def _subnet(
+    fleet: Fleet, whose: tuple[ResourceAddress, str], prefix: IPv6Network,
+    path: tuple[PathPart, ...] = ("spec", "prefix"),
+) -> Iterator[Finding]:  # fmt: skip
+    """A /64 that a network, or what runs inside a VM, has of its tenant's prefix."""
+    resource, tenant = whose
     if prefix.prefixlen != _NETWORK_LENGTH:
-        yield Finding(network.address, path, f"{prefix} is not a /64")
-    owner = fleet.tenants.get(tenant_address(network.metadata.tenant))
+        yield Finding(resource, path, f"{prefix} is not a /64")
+    owner = fleet.tenants.get(tenant_address(tenant))
     if owner is None:
         return
     within = owner.spec.prefix
     if within == "auto":
         hint = f"give {owner.address} a prefix, or let this one be auto"
-        yield Finding(network.address, path, "the tenant's own prefix is auto", hint)
+        yield Finding(resource, path, "the tenant's own prefix is auto", hint)
     elif not prefix.subnet_of(within):
         message = f"{prefix} is not inside the tenant's prefix {within}"
-        yield Finding(network.address, path, message)
+        yield Finding(resource, path, message, f"choose a /64 in {within}")
+
+
+def _prefix_path(index: int) -> tuple[PathPart, ...]:
+    return ("spec", "interfaces", index, "prefix")
 
 
 def _usable(
@@ -191,22 +206,30 @@ def _refused(prefix: IPv6Network) -> str:
     return ""
 
 
-def _overlaps(fleet: Fleet) -> Iterator[Finding]:
+_Prefixed = tuple[IPv6Network, ResourceAddress, tuple[PathPart, ...]]
+
+
+def _overlaps(fleet: Fleet, delegated: Iterable[Placed]) -> Iterator[Finding]:
     """Sorted by address, prefixes overlap only with the widest one still open before them."""
-    for documents in (fleet.tenants.values(), fleet.networks.values()):
-        rows = [
-            (document.spec.prefix, document.address)
+    for documents, others in ((fleet.tenants.values(), ()), (fleet.networks.values(), delegated)):
+        rows: list[_Prefixed] = [
+            (document.spec.prefix, document.address, ("spec", "prefix"))
             for document in documents
             if isinstance(document.spec.prefix, IPv6Network)
         ]
-        rows.sort(key=lambda row: (int(row[0].network_address), row[0].prefixlen, row[1]))
-        last: tuple[IPv6Network, ResourceAddress] | None = None
-        for prefix, address in rows:
+        rows += [
+            (interface.prefix, vm, _prefix_path(index))
+            for vm, _, index, interface in others
+            if isinstance(interface.prefix, IPv6Network)
+        ]
+        rows.sort(key=lambda row: (int(row[0].network_address), row[0].prefixlen, *map(str, row)))
+        last: _Prefixed | None = None
+        for prefix, address, path in rows:
             if last is not None and prefix.overlaps(last[0]):
                 message = f"{prefix} overlaps {last[0]} of {last[1]}"
-                yield Finding(address, ("spec", "prefix"), message, "choose another prefix")
+                yield Finding(address, path, message, "choose another prefix")
             else:
-                last = (prefix, address)
+                last = (prefix, address, path)
 
 
 def _static_addresses(fleet: Fleet, static: Iterable[Placed]) -> Iterator[Finding]:

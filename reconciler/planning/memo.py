@@ -35,7 +35,7 @@ class Ground:
     images: Mapping[str, ImageFacts]
     prefixes: Mapping[ResourceAddress, IPv6Network]
     zones: Mapping[ResourceAddress, int]
-    static_addresses: frozenset[str]
+    static: tuple[frozenset[str], tuple[IPv6Network, ...]]
     security: Mapping[ResourceAddress, Secured]
     segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
 
@@ -50,7 +50,7 @@ class Ground:
                 (self.images, other.images),
                 (self.prefixes, other.prefixes),
                 (self.zones, other.zones),
-                (self.static_addresses, other.static_addresses),
+                (self.static, other.static),
                 (self.security, other.security),
                 (self.segments, other.segments),
             )

@@ -205,7 +205,7 @@ class World:
             "a tap must not go up before its firewall entries exist"
         )
         for name, state in self.taps.items():  # a route replaces one to the same destination
-            self.taps[name] = replace(state, routes=state.routes - set(port.addresses))
+            self.taps[name] = replace(state, routes=state.routes - port.routes)
         attached = port.tap in self.taps and self.taps[port.tap].attached
         self.foreign.discard(port.tap)
         self.taps[port.tap] = perfect_tap(port, attached=attached)
@@ -308,6 +308,6 @@ def perfect_tap(port: Port, *, attached: bool) -> TapState:
     neighbours = frozenset((a, port.mac) for a in (*port.addresses, port.link_local))
     return TapState(
         port.tap, port.alias, GATEWAY_MAC, True, attached, port.mtu, True,
-        frozenset(port.addresses), neighbours, dict(TAP_SYSCTLS),
+        port.routes, neighbours, dict(TAP_SYSCTLS),
         port.policy.bandwidth, port.policy.bandwidth,
     )  # fmt: skip

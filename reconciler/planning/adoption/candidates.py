@@ -117,6 +117,7 @@ def _vm(ledger: Ledger, vm: FoundVm) -> Candidate:
     for entry in vm.spec["interfaces"]:
         kinds: tuple[tuple[AllocationKind, Iterable[str]], ...] = (
             ("address", entry["addresses"]),
+            ("prefix", [entry["prefix"]] if "prefix" in entry else []),
             ("mac", [entry["mac"]]),
             ("tap", [entry["tap"]]),
         )

@@ -119,7 +119,7 @@ def _found(
         return _from_copy(copy, state)
     elements = network.firewall.elements
     interfaces = [
-        {**entry, **_security_of(guest, entry["zone"], elements)}
+        {**entry, **_security_of(guest, entry, elements)}
         for guest, (_, entry) in zip(state.launch.interfaces, named, strict=True)
     ]
     spec = _spec_of(state, interfaces, images)
@@ -164,20 +164,27 @@ def _interface(entry: GuestInterface, network: NetworkState) -> tuple[str, dict[
         "zone": zone,
         "uid": uid,
     }
+    for route in link.routes:
+        prefix, _, via = route.partition(" via ")
+        if via:
+            interface["prefix"] = prefix
     segment = zone_of(network.firewall.elements, entry.tap, "segment_of")
     return vm, interface if segment in {None, zone} else {**interface, "segment": segment}
 
 
-def _security_of(entry: GuestInterface, zone: int, elements: frozenset[Element]) -> dict[str, Any]:
+def _security_of(
+    entry: GuestInterface, told: Mapping[str, Any], elements: frozenset[Element]
+) -> dict[str, Any]:
     """The profile that an interface is held to by what the firewall knows of it, no more and no
     less; where something is missing of the default, the proof will say what.
     """
+    delegated = (told["prefix"],) if "prefix" in told else ()
     known = _of_policy(entry, elements)
     asked = {}
     for name, policy in PROFILES.items():
         port = Port(
-            entry.tap, "", ResourceAddress(""), entry.mac, zone, entry.addresses,
-            link_local_of(entry.mac), policy=policy,
+            entry.tap, "", ResourceAddress(""), entry.mac, told["zone"], entry.addresses,
+            link_local_of(entry.mac), policy=policy, delegated=delegated,
         )  # fmt: skip
         asked[name] = _of_policy(entry, port_elements(port))
         if known == asked[name]:

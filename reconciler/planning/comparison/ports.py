@@ -39,7 +39,7 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
         ("up", state.up, True),
         ("mtu", state.mtu, port.mtu),
         ("gateway", state.gateway, True),
-        ("routes", sorted(state.routes), sorted(port.addresses)),
+        ("routes", sorted(state.routes), sorted(port.routes)),
         (
             "neighbours",
             sorted(" ".join(pair) for pair in state.neighbours),
@@ -62,7 +62,7 @@ def _is_as_wanted(port: Port, state: TapState) -> bool:
         and state.up
         and state.gateway
         and state.to_guest == state.from_guest == port.policy.bandwidth
-        and state.routes == frozenset(addresses)
+        and state.routes == port.routes
         and state.neighbours == {(address, mac) for address in (*addresses, port.link_local)}
         and TAP_SYSCTLS.items() <= state.sysctls.items()
     )

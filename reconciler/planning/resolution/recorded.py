@@ -116,6 +116,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         uid=uid or entry.get("uid", ""),
         policy=recorded_policy(entry.get("security")),
         segment=int(entry.get("segment", 0)),
+        delegated=(entry["prefix"],) if "prefix" in entry else (),
     )
 
 

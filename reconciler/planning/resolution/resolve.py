@@ -38,6 +38,12 @@ from reconciler.planning.memo import Memo
 from reconciler.planning.outside_checks import not_outside
 from reconciler.planning.resolution.claims import Claims
 from reconciler.planning.resolution.control_values import leaves, nested
+from reconciler.planning.resolution.prefixes import (
+    NETWORK_PREFIX_LENGTH,
+    TENANT_PREFIX_LENGTH,
+    declared_pool,
+    prefix_of,
+)
 from reconciler.planning.resolution.renames import RENAMED_FROM, all_documents, renamed, renames_of
 from reconciler.planning.resolution.security import (
     Secured,
@@ -48,9 +54,6 @@ from reconciler.planning.resolution.security import (
 from reconciler.planning.resolution.segments import Key, keys_in_use, recorded_segment, selected
 from reconciler.planning.resolution.vms import resolve_vms
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
-
-TENANT_PREFIX_LENGTH = 48
-NETWORK_PREFIX_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,28 +159,23 @@ def _reserve_statics(work: Work) -> None:
         for document in prefixed
         if isinstance(document.spec.prefix, IPv6Network)
     )
-    work.static_addresses.update(
-        str(interface.address)
-        for vm in work.fleet.vms.values()
-        for interface in vm.spec.interfaces
-        if interface.address != "auto"
-    )
+    for vm in work.fleet.vms.values():
+        for interface in vm.spec.interfaces:
+            if interface.address != "auto":
+                work.static_addresses.add(str(interface.address))
+            if isinstance(interface.prefix, IPv6Network):
+                work.static.append(interface.prefix)
 
 
 def _tenant(work: Work, tenant: Tenant) -> None:
     address = tenant.address
     uid, _ = work.identity(address)
-    pool = _declared_pool(work) or identity.default_pool(work.ledger.secret)
-    prefix = _prefix(work, (address, uid), tenant.spec.prefix, (pool, TENANT_PREFIX_LENGTH))
+    pool = declared_pool(work) or identity.default_pool(work.ledger.secret)
+    prefix = prefix_of(work, (address, uid), tenant.spec.prefix, (pool, TENANT_PREFIX_LENGTH))
     if prefix is None:
         return
     work.prefixes[address] = prefix
     _record(work, tenant, {**dump_spec(tenant), "prefix": str(prefix)})
-
-
-def _declared_pool(work: Work) -> IPv6Network | None:
-    pools = (host.spec.prefix_pool for host in work.fleet.hosts.values())
-    return next((pool for pool in pools if pool is not None), None)
 
 
 def _network(work: Work, network: Network) -> None:
@@ -193,7 +191,7 @@ def _network(work: Work, network: Network) -> None:
     if secured is None or inside:
         return
     uid, _ = work.identity(address)
-    prefix = _prefix(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))
+    prefix = prefix_of(work, (address, uid), network.spec.prefix, (within, NETWORK_PREFIX_LENGTH))
     if prefix is None:
         return
     work.security[address] = secured
@@ -227,7 +225,7 @@ def _drawn(work: Work) -> dict[ResourceAddress, IPv6Network]:
     """What tenants and this host have by ``auto``."""
     tenants = work.fleet.tenants.values()
     drawn = {t.address: work.prefixes.get(t.address) for t in tenants if t.spec.prefix == "auto"}
-    if _declared_pool(work) is None:
+    if declared_pool(work) is None:
         drawn[host_address("local")] = identity.default_pool(work.ledger.secret)
     return {address: prefix for address, prefix in drawn.items() if prefix is not None}
 
@@ -257,55 +255,3 @@ def _network_spec(
     if policy is not None:
         spec["policy"] = nested(dict(leaves(policy)))
     return spec
-
-
-def _prefix(
-    work: Work,
-    owner: tuple[ResourceAddress, str],
-    declared: IPv6Network | str,
-    pool: tuple[IPv6Network, int],
-) -> IPv6Network | None:
-    """The prefix a tenant or network has: declared, held already, or drawn from ``pool``."""
-    address, uid = owner
-    claims = work.claims
-    if isinstance(declared, IPv6Network):
-        claims.take("prefix", str(declared), owner=uid, resource=address)
-        return declared
-    within, length = pool
-    for held in claims.held(uid, "prefix"):
-        kept = IPv6Network(held)
-        if _fits(work, kept, pool) and not _is_static(work, kept):
-            return IPv6Network(claims.keep("prefix", held, owner=uid))
-    free = (
-        str(candidate)
-        for candidate in identity.subnets_within(uid, within, length)
-        if not _is_static(work, candidate) and claims.is_free("prefix", str(candidate), owner=uid)
-    )  # fmt: skip
-    first = next(free, None)
-    if first is None:
-        count = 2 ** (length - within.prefixlen)
-        message = f"the pool {within} has no free /{length}: all {count} are taken"
-        hint = "widen the pool, or wait for the quarantine of released prefixes to end"
-        work.findings.append(Finding(address, ("spec", "prefix"), message, hint))
-        return None
-    return IPv6Network(claims.take("prefix", first, owner=uid, resource=address))
-
-
-def _fits(work: Work, kept: IPv6Network, pool: tuple[IPv6Network, int]) -> bool:
-    # The default pool follows from the host's secret; an adopted tenant's came from another.
-    if pool[1] == TENANT_PREFIX_LENGTH and _declared_pool(work) is None:
-        return kept.prefixlen >= TENANT_PREFIX_LENGTH
-    return kept.subnet_of(pool[0]) and kept.prefixlen == pool[1]
-
-
-def _is_static(work: Work, candidate: IPv6Network) -> bool:
-    # A declared prefix of the same length or longer excludes what it overlaps; a shorter one
-    # is the tenant's own prefix around its networks.
-    return any(
-        declared.prefixlen >= candidate.prefixlen and declared.overlaps(candidate)
-        for declared in work.static
-    ) or any(
-        declared.prefixlen < candidate.prefixlen <= TENANT_PREFIX_LENGTH
-        and declared.overlaps(candidate)
-        for declared in work.static
-    )

@@ -30,6 +30,7 @@ from reconciler.model.specs import Interface, Vm, dump_spec
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Ground, Memo, Resolved
 from reconciler.planning.resolution.claims import PoolExhaustedError
+from reconciler.planning.resolution.prefixes import subnet
 from reconciler.planning.resolution.recorded import recorded_interface_uid
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
@@ -71,8 +72,8 @@ def _same(one: Managed, other: Managed | None) -> bool:
 def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
-        work.prefixes, work.zones, frozenset(work.static_addresses), work.security,
-        (work.selected, work.segments),
+        work.prefixes, work.zones, (frozenset(work.static_addresses), tuple(work.static)),
+        work.security, (work.selected, work.segments),
     )  # fmt: skip
 
 
@@ -124,6 +125,7 @@ def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) ->
             "tap": port.tap,
             "zone": port.zone,
             "uid": port.uid,
+            **({"prefix": port.delegated[0]} if port.delegated else {}),
             **({"segment": port.segment} if port.segment else {}),
             **_security(work, vm, interface),
         }
@@ -175,7 +177,8 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         uid = _new_interface_uid(work, address, interface.network, incarnation)
     claims = work.claims
     guest_address = _guest_address(work, (network, interface), where, uid)
-    if guest_address is None:
+    delegated = subnet(work, where, interface, uid) if interface.prefix is not None else ()
+    if guest_address is None or delegated is None:
         return None
     tap = claims.draw("tap", identity.tap_names(uid), owner=uid, resource=address)
     mac = claims.draw("mac", identity.mac_addresses(uid), owner=uid, resource=address)
@@ -190,6 +193,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         uid=uid,
         policy=work.security[network].interface(interface).policy,
         segment=work.segment_of(network, vm.metadata.labels),
+        delegated=delegated,
     )
 
 
