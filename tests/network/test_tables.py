@@ -119,7 +119,10 @@ def their_routes(message: Any) -> Iterator[Route]:
         return
     hops = message.get("RTA_MULTIPATH")
     for index in [hop["oif"] for hop in hops] if hops else [message.get("RTA_OIF")]:
-        yield Route(index, message.get("RTA_DST") or "", message["dst_len"], message["proto"] == 9)
+        yield Route(
+            index, message.get("RTA_DST") or "", message["dst_len"], message["proto"] == 9,
+            message.get("RTA_GATEWAY") or "",
+        )  # fmt: skip
 
 
 def their_neighbours(message: Any) -> Iterator[Neighbour]:

@@ -38,7 +38,8 @@ def applied(world: World, fleet: Any) -> Plan:
 
 def prefix_of(world: World, address: str) -> str | None:
     entry = world.managed[ResourceAddress(address)].spec["interfaces"][0]
-    return entry.get("prefix")
+    found: str | None = entry.get("prefix")
+    return found
 
 
 def test_it_is_drawn_from_the_tenants_and_routed_to_the_guest() -> None:
