@@ -1,8 +1,9 @@
-"""`get drops` and `get addresses`: what was dropped, and who holds which value."""
+"""`get drops`, `get addresses`, `get pools`: what was dropped, who holds which, what is left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -48,6 +49,59 @@ def get_drops(settings: Settings, name: str | None, output: str) -> None:
         )
 
 
+def get_addresses(settings: Settings, name: str | None, output: str) -> None:
+    """``name``: of one VM only."""
+    from reconciler.daemon.access import look_at_addresses  # noqa: PLC0415
+    from reconciler.execution.addresses import addresses_document  # noqa: PLC0415
+
+    document = addresses_document(*look_at_addresses(settings))
+    if name is not None:
+        full = name if name.startswith("vm/") else f"vm/{name}"
+        document["items"] = [e for e in document["items"] if e["resource"] == full]
+    if print_data(document, output):
+        return
+    if not document["items"]:
+        click.echo("no address is held here" if name is None else f"no address of {name} is held")
+    _print(
+        [("ADDRESS", "VM", "INTERFACE", "MAC", "STATE")]
+        + [
+            (
+                entry["address"], entry["resource"].removeprefix("vm/"), entry["interface"] or "-",
+                entry["mac"] or "-", _until(entry),
+            )
+            for entry in document["items"]
+        ]
+    )  # fmt: skip
+
+
+def _until(entry: Mapping[str, Any]) -> str:
+    return f"{entry['state']} until {entry['until']}" if entry["until"] else str(entry["state"])
+
+
+def get_pools(settings: Settings, name: str | None, output: str) -> None:
+    """``name``: of one resource only."""
+    from reconciler.daemon.access import look_at_addresses  # noqa: PLC0415
+    from reconciler.execution.addresses import pools_document  # noqa: PLC0415
+
+    document = pools_document(*look_at_addresses(settings))
+    if name is not None:
+        document["items"] = [e for e in document["items"] if e["resource"] == name]
+    if print_data(document, output):
+        return
+    if not document["items"]:
+        click.echo("there is no pool yet" if name is None else f"{name} has no pool here")
+    _print(
+        [("RESOURCE", "POOL", "OF", "USED", "QUARANTINED", "FREE")]
+        + [
+            (
+                entry["resource"], entry["pool"], entry["unit"], str(entry["used"]),
+                str(entry["quarantined"]), str(entry["free"]),
+            )
+            for entry in document["items"]
+        ]
+    )  # fmt: skip
+
+
 def _print(rows: Sequence[tuple[str, ...]]) -> None:
     for line in table(rows) if len(rows) > 1 else ():
         click.echo(line)
@@ -56,4 +110,8 @@ def _print(rows: Sequence[tuple[str, ...]]) -> None:
 ACCOUNTS: dict[str, Callable[[Settings, str | None, str], None]] = {
     "drop": get_drops,
     "drops": get_drops,
+    "address": get_addresses,
+    "addresses": get_addresses,
+    "pool": get_pools,
+    "pools": get_pools,
 }

@@ -108,12 +108,13 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     """List resources of KIND (a spec's kind in small letters), or the one called NAME.
 
-    KIND may be drops (what the rules dropped, of a VM NAME only) or addresses (who holds which).
+    KIND may be drops (what the rules dropped, of a VM NAME only), addresses (who holds which, or
+    did lately) or pools (what is left of host, tenants and networks).
     """
     singular = kind.lower().removesuffix("s")
     account = ACCOUNTS.get(kind.lower())
     if singular not in KINDS and account is None:
-        known = (*KINDS, "drops", "addresses")
+        known = (*KINDS, "drops", "addresses", "pools")
         raise click.BadParameter(f"one of {', '.join(known)}", param_hint="KIND")
     settings = enter_host(ctx)
     if account is not None:

@@ -30,7 +30,13 @@ from reconciler.execution.engine import Request, Survey, decide
 from reconciler.execution.host import open_world, read_drops
 from reconciler.execution.images import ImageStore
 from reconciler.execution.observation import recorded
-from reconciler.execution.state.records import Confirmation, Event, Generations, Run
+from reconciler.execution.state.records import (
+    AddressRecord,
+    Confirmation,
+    Event,
+    Generations,
+    Run,
+)
 from reconciler.execution.state.sqlite import open_reader
 from reconciler.execution.state.store import Reader
 from reconciler.model.addresses import ResourceAddress
@@ -167,6 +173,13 @@ async def look_at_drops(settings: Settings) -> dict[str, Any]:
     """What the rules dropped (`execution.drops`). Raises UnknownStateError."""
     with closing(open_reader(StatePaths(settings.state_dir))) as reader:
         return drops_document(reader.ledger(time.time()), await read_drops())
+
+
+def look_at_addresses(settings: Settings) -> tuple[Ledger, tuple[AddressRecord, ...]]:
+    """What is on record of addresses and prefixes, and of who has them."""
+    now_s = time.time()
+    with closing(open_reader(StatePaths(settings.state_dir))) as reader:
+        return reader.ledger(now_s), reader.addresses(now_s)
 
 
 async def _kept_applied(run: RunPaths) -> Mapping[str, Any] | None:

@@ -1,6 +1,6 @@
 """Whose packets were dropped: links told by VM, interface and addresses. Pure.
 
-Format ``metald.drops/v1``; the same facts make security events (``daemon.watching_drops``).
+Format ``metald.drops/v1``; the same facts make security events.
 """
 
 from __future__ import annotations

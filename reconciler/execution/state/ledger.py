@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv6Network
 from typing import Any, Final
 
 from reconciler.errors import BugError
-from reconciler.execution.state.records import Generations, ImageRecord
+from reconciler.execution.state.records import AddressRecord, Generations, ImageRecord
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Allocation, Hold, Isolation, Retry, VmRecord
 from reconciler.model.plan import Plan, Registration, Retire
@@ -144,6 +145,26 @@ def allocate(db: sqlite3.Connection, plan: Plan, *, now_s: float, quarantine_s: 
             " (kind, value, owner, resource, holder, allocated_at_s) VALUES (?, ?, ?, ?, ?, ?)",
             (entry.kind, entry.value, entry.owner, entry.resource, _holder(db, entry), now_s),
         )
+
+
+def addresses(
+    db: sqlite3.Connection, now_s: float, quarantine_s: float
+) -> tuple[AddressRecord, ...]:
+    """Addresses and prefixes that are held, or were within the quarantine, in their own order."""
+    rows = db.execute(
+        "SELECT kind, value, owner, resource, released_at_s FROM allocations"
+        " WHERE kind IN ('address', 'prefix')"
+        " AND (released_at_s IS NULL OR released_at_s > ?)",
+        (now_s - quarantine_s,),
+    )
+    found = [
+        AddressRecord(
+            kind, value, owner, ResourceAddress(resource),
+            None if released is None else released + quarantine_s,
+        )
+        for kind, value, owner, resource, released in rows
+    ]  # fmt: skip
+    return tuple(sorted(found, key=lambda entry: IPv6Network(entry.value)))
 
 
 def _conflict(entry: Allocation, how: str) -> BugError:

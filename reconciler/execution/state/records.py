@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reconciler.model.addresses import ResourceAddress
 from reconciler.model.times import Deadline, rfc3339
 
 Outcome = Literal["done", "failed", "partial", "interrupted"]
@@ -99,6 +100,19 @@ class Generations:
 
     generation: int
     observed: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRecord:
+    """An address or a prefix on record: whose, and where it is nobody's any more, until when it
+    stays out of use (seconds since the Unix epoch).
+    """
+
+    kind: str
+    value: str
+    owner: str
+    resource: ResourceAddress
+    until_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from reconciler.execution.state.opening import (
 )
 from reconciler.execution.state.reading import LedgerReading
 from reconciler.execution.state.records import (
+    AddressRecord,
     Confirmation,
     Event,
     Generations,
@@ -65,6 +66,11 @@ class SqliteReader:
         """Generation and observed generation of every resource alive."""
         with self._database.reading() as db:
             return ledger.generations(db)
+
+    def addresses(self, now_s: float) -> tuple[AddressRecord, ...]:
+        """Every address and prefix that is held, or in quarantine."""
+        with self._database.reading() as db:
+            return ledger.addresses(db, now_s, self._quarantine_s)
 
     def images(self) -> Mapping[str, ImageRecord]:
         """Images on record, by name."""

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from reconciler.execution.state.records import (
+    AddressRecord,
     Confirmation,
     Event,
     Generations,
@@ -44,6 +45,9 @@ class LedgerReader(Protocol):
 
     def generations(self) -> Mapping[ResourceAddress, Generations]:
         """Generation and observed generation of every resource alive."""
+
+    def addresses(self, now_s: float) -> tuple[AddressRecord, ...]:
+        """Every address and prefix that is held, or in quarantine, as of ``now_s``."""
 
     def images(self) -> Mapping[str, ImageRecord]:
         """Images built or imported here, by name."""
