@@ -13,6 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reconciler import resources
 from reconciler.model.firewall import CONTROLS, FAMILY, RATES, TABLE
+from reconciler.model.ip6 import address_number
+from reconciler.model.resolved import GATEWAY
 from reconciler.model.security import HEADER_NUMBERS
 
 # Extension headers as the kernel and RFC 7045 list them, without the experimental ones; ESP hides
@@ -56,6 +58,8 @@ def template() -> str:
         controls=CONTROLS,
         rates=RATES,
         bogons=BOGONS,
+        gateway=GATEWAY,
+        gateway_number=f"{address_number(GATEWAY):#x}",
         extension_headers=EXTENSION_HEADERS,
         fragment=HEADER_NUMBERS["fragment"],
         offsets=HEADER_OFFSETS,

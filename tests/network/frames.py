@@ -38,7 +38,11 @@ class Guest:
         self._write(payload, mac="", to=GATEWAY_MAC, ethertype=_ETHERTYPE_IPV4)
 
     def _write(self, payload: bytes, *, mac: str, to: str, ethertype: int) -> None:
-        frame = _octets(to) + _octets(mac or self.port.mac) + struct.pack("!H", ethertype) + payload
+        head = _octets(to) + _octets(mac or self.port.mac)
+        self.put(head + struct.pack("!H", ethertype) + payload)
+
+    def put(self, frame: bytes) -> None:
+        """Put a whole Ethernet frame on the wire."""
         os.write(self._descriptor, bytes(VNET_HEADER_BYTES) + frame)
 
     def drain(self) -> int:
@@ -50,14 +54,13 @@ class Guest:
 
     def received(self, marker: bytes, *, within_s: float) -> bytes | None:
         """The first frame that holds ``marker``, or None when none comes in time."""
+        return next((frame for frame in self.frames(within_s=within_s) if marker in frame), None)
+
+    def frames(self, *, within_s: float) -> Iterator[bytes]:
+        """Every frame as it comes, until a time has passed; with none, those that wait."""
         end = time.monotonic() + within_s
-        while (left := end - time.monotonic()) > 0:
-            if not select.select([self._descriptor], [], [], left)[0]:
-                return None
-            frame = os.read(self._descriptor, 65536)[VNET_HEADER_BYTES:]
-            if marker in frame:
-                return frame
-        return None
+        while select.select([self._descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            yield os.read(self._descriptor, 65536)[VNET_HEADER_BYTES:]
 
 
 @contextmanager
