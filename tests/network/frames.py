@@ -26,7 +26,7 @@ class Guest:
     """A guest's end of a raised tap: frames out, frames in."""
 
     def __init__(self, port: Port, descriptor: int) -> None:
-        self.port, self._descriptor = port, descriptor
+        self.port, self.descriptor = port, descriptor
         self.address, self.link_local = port.addresses[0], port.link_local
 
     def send(self, payload: bytes, *, mac: str = "", to: str = GATEWAY_MAC) -> None:
@@ -38,18 +38,24 @@ class Guest:
         self._write(payload, mac="", to=GATEWAY_MAC, ethertype=_ETHERTYPE_IPV4)
 
     def _write(self, payload: bytes, *, mac: str, to: str, ethertype: int) -> None:
-        head = _octets(to) + _octets(mac or self.port.mac)
-        self.put(head + struct.pack("!H", ethertype) + payload)
+        self.put(self.framed(payload, mac=mac, to=to, ethertype=ethertype))
+
+    def framed(
+        self, payload: bytes, *, mac: str = "", to: str = GATEWAY_MAC,
+        ethertype: int = _ETHERTYPE_IPV6,
+    ) -> bytes:  # fmt: skip
+        """The whole frame around a packet."""
+        return _octets(to) + _octets(mac or self.port.mac) + struct.pack("!H", ethertype) + payload
 
     def put(self, frame: bytes) -> None:
         """Put a whole Ethernet frame on the wire."""
-        os.write(self._descriptor, bytes(VNET_HEADER_BYTES) + frame)
+        os.write(self.descriptor, bytes(VNET_HEADER_BYTES) + frame)
 
     def drain(self) -> int:
         """Octets of all frames that wait, Ethernet headers included."""
         octets = 0
-        while select.select([self._descriptor], [], [], 0)[0]:
-            octets += len(os.read(self._descriptor, 65536)) - VNET_HEADER_BYTES
+        while select.select([self.descriptor], [], [], 0)[0]:
+            octets += len(os.read(self.descriptor, 65536)) - VNET_HEADER_BYTES
         return octets
 
     def received(self, marker: bytes, *, within_s: float) -> bytes | None:
@@ -59,8 +65,8 @@ class Guest:
     def frames(self, *, within_s: float) -> Iterator[bytes]:
         """Every frame as it comes, until a time has passed; with none, those that wait."""
         end = time.monotonic() + within_s
-        while select.select([self._descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
-            yield os.read(self._descriptor, 65536)[VNET_HEADER_BYTES:]
+        while select.select([self.descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+            yield os.read(self.descriptor, 65536)[VNET_HEADER_BYTES:]
 
 
 @contextmanager
