@@ -27,7 +27,8 @@ class Settings:
     idle and guests that boot are not starved; many VMs start sooner by more of them.
     ``drift_interval_s``: seconds between looks for drift in `watch` and `serve`; 30 costs
     little and heals before a person notices; a remote repository is asked as often.
-    ``notifications``: as written, read by ``daemon.notify.targets_from``.
+    ``notifications``, ``security_log``: as written, read by ``daemon.notify.targets_from`` and
+    ``daemon.security_log.log_from``.
     """
 
     state_dir: Path = DEFAULT_STATE_DIR
@@ -36,6 +37,7 @@ class Settings:
     parallelism: int = 2 * (os.cpu_count() or 1)
     drift_interval_s: float = 30.0
     notifications: Any = None
+    security_log: Any = None
     config_file: Path = DEFAULT_CONFIG_FILE
 
 
@@ -46,6 +48,7 @@ _KEYS: Mapping[str, str] = {
     "parallelism": "parallelism",
     "driftInterval": "drift_interval_s",
     "notifications": "notifications",
+    "securityLog": "security_log",
 }
 
 
@@ -67,6 +70,7 @@ def load(config: Path | None, given: Mapping[str, Any]) -> Settings:
         settings.parallelism,
         settings.drift_interval_s,
         settings.notifications,
+        settings.security_log,
         config or DEFAULT_CONFIG_FILE,
     )
 
@@ -114,4 +118,4 @@ def _converted(name: str, value: Any) -> Any:
         if not 1 <= seconds < math.inf:
             raise ValueError("must be a number of seconds, at least 1")
         return seconds
-    return value if name == "notifications" else str(value)
+    return value if name in {"notifications", "security_log"} else str(value)

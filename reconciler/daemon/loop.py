@@ -21,6 +21,7 @@ from reconciler.daemon.keeping import Desired, Keeper
 from reconciler.daemon.operations import Operations
 from reconciler.daemon.telling import Teller
 from reconciler.daemon.transitions import look_of_failure, look_of_pass, look_of_source
+from reconciler.daemon.watching_drops import LOOK_S, DropWatch
 from reconciler.errors import MetaldError
 from reconciler.execution import clocks
 from reconciler.execution.executor import StepProgress
@@ -45,6 +46,7 @@ class Loop:
     operations: Operations
     keeper: Keeper
     teller: Teller
+    drops: DropWatch
     interval_s: float
     on_line: OnLine
     asking: Asking | None = None
@@ -57,6 +59,8 @@ class Loop:
         self.operations.wake = wake.set
         scheduler = AsyncIOScheduler(timezone="UTC")
         scheduler.add_job(wake.set, "interval", seconds=self.interval_s, max_instances=1)
+        often_s = min(LOOK_S, self.interval_s)
+        scheduler.add_job(self._look_at_drops, "interval", seconds=often_s, max_instances=1)
         scheduler.start()
         exits = ExitWatch(self.held.run, wake.set)
         helpers = [
@@ -77,6 +81,9 @@ class Loop:
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+
+    async def _look_at_drops(self) -> None:
+        await self.drops.look(self.operations.commit)
 
     async def _watch(self, wake: asyncio.Event, stop: asyncio.Event) -> None:
         watched = self.keeper.source.watched

@@ -16,7 +16,9 @@ from reconciler.daemon.holding import hold
 from reconciler.daemon.keeping import Keeper
 from reconciler.daemon.loop import Loop
 from reconciler.daemon.notify import Notifier, Target, targets_from
+from reconciler.daemon.security_log import SecurityLog, log_from
 from reconciler.daemon.telling import Teller
+from reconciler.daemon.watching_drops import DropWatch
 from reconciler.errors import MetaldError
 from reconciler.planning.bounds.guards import MaxDestroy
 from reconciler.settings import Settings
@@ -37,7 +39,7 @@ async def run_daemon(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    targets = targets_of(settings)
+    targets, security_log = targets_of(settings), security_log_of(settings)
     with hold(settings) as held:
         operations = held.operations(watching=location)
 
@@ -62,7 +64,9 @@ async def run_daemon(
             tree = asking.tree if asking else None
             keeper = Keeper(source, held.store, held.run, limit, tree)
             teller = Teller(held.store, notifier, trouble)
-            await Loop(held, operations, keeper, teller, interval_s, on_line, asking).run(stop)
+            drops = DropWatch(held.store, security_log, lambda line: on_line(f"error: {line}"))
+            looping = Loop(held, operations, keeper, teller, drops, interval_s, on_line, asking)
+            await looping.run(stop)
         held.run.source.unlink(missing_ok=True)
         on_line("stopped; the VMs go on")
 
@@ -72,5 +76,17 @@ def targets_of(settings: Settings) -> tuple[Target, ...]:
     try:
         return targets_from(settings.notifications)
     except MetaldError as error:
-        where = f"{settings.config_file}: {error.subject}"
-        raise MetaldError(error.message, subject=where, hint=error.hint) from error
+        raise _in_file(settings, error) from error
+
+
+def security_log_of(settings: Settings) -> SecurityLog | None:
+    """Where security events are written. Raises MetaldError naming the file and what is wrong."""
+    try:
+        return log_from(settings.security_log)
+    except MetaldError as error:
+        raise _in_file(settings, error) from error
+
+
+def _in_file(settings: Settings, error: MetaldError) -> MetaldError:
+    where = f"{settings.config_file}: {error.subject}"
+    return MetaldError(error.message, subject=where, hint=error.hint)

@@ -46,7 +46,6 @@ RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
 RESERVED_CONTROLS: Mapping[str, frozenset[object]] = {
     "dhcpv6": frozenset({True}),
     "slaac": frozenset({True}),
-    "logging": frozenset({"events", "denies"}),
 }
 
 

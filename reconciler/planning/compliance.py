@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from reconciler.model.reserved import is_reserved_control
 from reconciler.model.specs import NetworkSpec
 from reconciler.planning.findings import Defect
 from reconciler.planning.resolution.control_values import FRAMEWORKS
@@ -16,7 +15,6 @@ from reconciler.planning.resolution.security import Layered
 
 _TLS: Final = "TLS on the gateway"
 _RETENTION: Final = "a retention period for samples and events"
-_EVENTS: Final = "logging of events"
 # What nothing in the specs of this version says.
 _NOT_SHOWN: Final = {
     "pci-dss": (_TLS,),
@@ -32,7 +30,6 @@ def weaknesses(policy: Layered) -> Iterator[Defect]:
         hidden = _NOT_SHOWN.get(framework, ())
         if framework == "soc2":
             yield from _soc2(policy)
-            hidden = (_EVENTS,) if is_reserved_control("logging", "events") else ()
         elif framework == "pci-dss" and policy.base == "low":
             message = "pci-dss asks for a profile that is not low"
             yield Defect("pci-dss profile", (), message, "build on high or medium")

@@ -22,7 +22,7 @@ FORM_OF = {
     "image list": "list", "image verify": "image", "doctor": "doctor",
 }  # fmt: skip
 # Printed by other means: `plan --refresh-only`, and what the daemon sends.
-OTHERS = {"refresh", "notification", "drops"}
+OTHERS = {"refresh", "notification", "drops", "security"}
 LOOKS = {
     "status", "get", "drift", "reach", "verify", "describe", "events", "history", "history show",
     "why", "image list", "doctor", "validate",

@@ -88,6 +88,17 @@ def source_record(db: sqlite3.Connection, source: str) -> SourceRecord | None:
     return None if row is None else SourceRecord(*row)
 
 
+def save_told_drops(db: sqlite3.Connection, document: str) -> None:
+    """Replace what was last told of dropped packets."""
+    db.execute("INSERT OR REPLACE INTO told_drops (id, document) VALUES (1, ?)", (document,))
+
+
+def told_drops(db: sqlite3.Connection) -> str:
+    """What was last told of dropped packets; empty when nothing ever was."""
+    row = db.execute("SELECT document FROM told_drops").fetchone()
+    return "" if row is None else str(row[0])
+
+
 def save_last_words(db: sqlite3.Connection, document: str) -> None:
     """Replace what was last told."""
     db.execute("INSERT OR REPLACE INTO last_words (id, document) VALUES (1, ?)", (document,))

@@ -131,6 +131,11 @@ class SqliteReader:
         with self._database.reading() as db:
             return documents.source_record(db, source)
 
+    def told_drops(self) -> str:
+        """What was last told of dropped packets."""
+        with self._database.reading() as db:
+            return documents.told_drops(db)
+
     def last_words(self) -> str:
         """What was last told."""
         with self._database.reading() as db:
@@ -283,7 +288,7 @@ class SqliteStore(SqliteReader):
             ledger.record_image(db, name, digest, self._clock())
 
     def add_events(self, new: Iterable[Event]) -> None:
-        """Append events; the last 100,000 are kept."""
+        """Append events; the last 100,000 are kept, of dropped packets the last 20,000."""
         with self._database.writing(beside_ledger=True) as db:
             events.append(db, new, kept=events.EVENTS_KEPT)
 
@@ -321,6 +326,11 @@ class SqliteStore(SqliteReader):
         """Remember where the good documents of a source came from."""
         with self._database.writing(beside_ledger=True) as db:
             documents.save_source(db, source, record)
+
+    def save_told_drops(self, document: str) -> None:
+        """Replace what was last told of dropped packets."""
+        with self._database.writing(beside_ledger=True) as db:
+            documents.save_told_drops(db, document)
 
     def save_last_words(self, document: str) -> None:
         """Keep what was told."""

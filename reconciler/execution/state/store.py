@@ -97,6 +97,9 @@ class FactsReader(Protocol):
     def source_record(self, source: str) -> SourceRecord | None:
         """Where the good documents of ``source`` came from, None when there never were any."""
 
+    def told_drops(self) -> str:
+        """What was last told of dropped packets (JSON text); empty when nothing ever was."""
+
     def last_words(self) -> str:
         """What was last told of everything (JSON text), empty when nothing ever was."""
 
@@ -229,6 +232,9 @@ class FactsWriter(Protocol):
 
     def save_source(self, source: str, record: SourceRecord) -> None:
         """Remember where the good documents of ``source`` came from."""
+
+    def save_told_drops(self, document: str) -> None:
+        """Keep what was told of dropped packets (JSON text)."""
 
     def save_last_words(self, document: str) -> None:
         """Keep what was told of everything (JSON text), in the place of what was kept before."""

@@ -55,3 +55,17 @@ def test_an_event_is_shown_with_its_time_in_utc(store: SqliteStore) -> None:
         "run": 3,
         "commit": "abc",
     }
+
+
+def test_an_attack_pushes_no_other_events_out(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "DROPPED_KEPT", 2)
+    names = ["Created", *["Dropped"] * 3, "Updated", "Dropped"]
+    for number, reason in enumerate(names):
+        store.add_events([Event(float(number), "vm/acme/web-1", "Warning", reason, f"{number}")])
+    assert [e.message for e in store.events()] == ["0", "3", "4", "5"]
+    monkeypatch.setattr(events, "EVENTS_KEPT", 2)
+    for _ in range(9):
+        store.add_events([Event(9.0, "vm/acme/web-1", "Warning", "Dropped", "again")])
+    assert [e.message for e in store.events()] == ["0", "4", "again", "again"]

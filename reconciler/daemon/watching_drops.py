@@ -1,0 +1,72 @@
+"""Looks at what the rules dropped, now and then, and tells what is news: events and security log.
+
+What was told stands in the state together with the events, so that a daemon started again tells
+nothing twice. Counts that cannot be read are unknown, which is told, and are no zeroes. Called by
+the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from reconciler.daemon.security_log import SecurityLog
+from reconciler.errors import MetaldError
+from reconciler.execution.drops import owners
+from reconciler.execution.host import read_drops, read_recent
+from reconciler.execution.security import Dropped, Told, news
+from reconciler.execution.state.store import Store
+from reconciler.model.drops import Denied, Drops
+
+LOOK_S = 10.0
+
+
+@dataclass(slots=True)
+class DropWatch:
+    """``on_trouble`` hears what could not be read or written, once until it is something else."""
+
+    store: Store
+    log: SecurityLog | None
+    on_trouble: Callable[[str], None]
+    read: Callable[[], Awaitable[Drops | None]] = read_drops
+    recent: Callable[[], Awaitable[tuple[Denied, ...]]] = read_recent
+    clock: Callable[[], float] = time.time
+    _told: Told | None = None
+    _trouble: str = field(default="")
+
+    async def look(self, commit: str) -> None:
+        """One look. ``commit``: what is kept applied now."""
+        try:
+            found = await self._news(commit)
+            self._trouble = ""
+        except MetaldError as error:
+            self._complain(str(error))
+            return
+        if found and self.log is not None:
+            try:
+                self.log.write(found, os.uname().nodename)
+            except MetaldError as error:
+                self._complain(str(error))
+
+    async def _news(self, commit: str) -> tuple[Dropped, ...]:
+        told = self._told
+        if told is None:
+            told = Told.from_text(self.store.told_drops())
+        drops = await self.read()
+        if drops is None:
+            return ()
+        ledger = self.store.ledger(self.clock())
+        told, found = news(told, drops, owners(ledger), await self.recent(), self.clock())
+        if found:
+            with self.store.grouped():
+                self.store.save_told_drops(told.to_text())
+                self.store.add_events([entry.to_event(commit) for entry in found])
+        self._told = told
+        return found
+
+    def _complain(self, text: str) -> None:
+        if text != self._trouble:
+            self._trouble = text
+            self.on_trouble(text)
