@@ -42,8 +42,8 @@ def append(db: sqlite3.Connection, events: Iterable[Event], *, kept: int) -> Non
 
 
 def _trim(db: sqlite3.Connection, last: int, added: int, bound: tuple[str, int]) -> None:
-    """Leave the latest of a kind (``bound``: how, and how many): counted, since ids are shared with the other kind; only now and
-    then, because counting takes its time.
+    """Leave the latest of a kind; ``bound``: by which statement, and how many. Counted, since ids
+    are shared with the other kind; only now and then, because counting takes its time.
     """
     statement, kept = bound
     step = max(1, kept // 100)
