@@ -226,7 +226,7 @@ def settled_links(listing: str) -> list[str]:
 
 def without_counts(ruleset: str) -> str:
     """What nft lists, without what packets left in it and since when they are counted."""
-    emptied = re.sub(r"(\tset (?:drops|recent) \{\n)(?:\t\t.*\n)*", r"\1", ruleset)
+    emptied = re.sub(r"(\tset (?:drops|recent|connections_\d+) \{\n)(?:\t\t.*\n)*", r"\1", ruleset)
     return re.sub(r"packets \d+ bytes \d+", "", emptied)
 
 

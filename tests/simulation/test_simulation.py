@@ -50,6 +50,22 @@ def play(seed: int, steps: int, folder: Path) -> tuple[Totals, str]:
     return simulation.totals, simulation.faults.trace.digest()
 
 
+def play_all(seeds: range, steps: int, folder: Path) -> Totals:
+    """On all cores; each failing seed is told, and the others go on."""
+    totals, failed = Totals(), []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(play, seed, steps, folder): seed for seed in seeds}
+        for done in as_completed(running):
+            if (error := done.exception()) is not None:
+                failed.append(running[done])
+                print(f"{error!r}\n" + "\n".join(getattr(error, "__notes__", ())))
+            else:
+                totals.add(done.result()[0])
+    print(f"seeds {seeds.start} to {seeds.stop - 1}, {steps} steps each: {totals}")
+    assert not failed
+    return totals
+
+
 def seeds_and_steps(seeds: int, steps: int) -> tuple[range, int]:
     """As the environment says, else these."""
     steps = int(os.environ.get("METALD_SIMULATION_STEPS", steps))
@@ -62,10 +78,7 @@ def seeds_and_steps(seeds: int, steps: int) -> tuple[range, int]:
 @pytest.mark.timeout(600)
 def test_whatever_goes_wrong_the_laws_hold_and_the_host_converges(folder: Path) -> None:
     seeds, steps = seeds_and_steps(SEEDS, STEPS)
-    totals = Totals()
-    for seed in seeds:
-        totals.add(play(seed, steps, folder)[0])
-    print(f"seeds {seeds.start} to {seeds.stop - 1}, {steps} steps each: {totals}")
+    totals = play_all(seeds, steps, folder)
     if len(seeds) == SEEDS:
         # A simulation in which nothing happens proves nothing.
         assert min(totals.kills, totals.errors, totals.refused, totals.starts) > SEEDS
@@ -80,16 +93,5 @@ def test_a_seed_plays_the_same_every_time(folder: Path) -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(("many", "long"), SOAK)
 def test_thousands_of_seeds_and_thousands_of_steps(folder: Path, many: int, long: int) -> None:
-    """All cores; each failing seed is told, and the others go on."""
     seeds, steps = seeds_and_steps(many, long)
-    totals, failed = Totals(), []
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(play, seed, steps, folder): seed for seed in seeds}
-        for done in as_completed(running):
-            if (error := done.exception()) is not None:
-                failed.append(running[done])
-                print(f"{error!r}\n" + "\n".join(getattr(error, "__notes__", ())))
-            else:
-                totals.add(done.result()[0])
-    print(f"seeds {seeds.start} to {seeds.stop - 1}, {steps} steps each: {totals}")
-    assert not failed
+    play_all(seeds, steps, folder)
