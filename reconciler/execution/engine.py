@@ -280,10 +280,10 @@ class Engine:
     def _context(self, observed: Observed) -> Context:
         ledger = self.survey.ledger()
         network = observed.network
-        sysctls = network.sysctls if isinstance(network, NetworkState) else {}
+        sysctl = network.sysctl if isinstance(network, NetworkState) else _unseen
         generations = {entry.uid: entry.generation for entry in ledger.managed.values()}
         return Context(
-            self.world, self.store, ledger, observed.boot_id, generations, sysctls, self.copies
+            self.world, self.store, ledger, observed.boot_id, generations, sysctl, self.copies
         )
 
     def _copy(self, chosen: Plan) -> None:
@@ -389,3 +389,7 @@ def _remaining(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:
 
 def _blocked(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:
     return tuple((address, f"unknown: {reason}") for address, reason in left.blocked)
+
+
+def _unseen(_: str) -> None:
+    """Of a network that could not be seen nothing is known."""

@@ -58,5 +58,6 @@ def _network(operation: Operation, network: NetworkState) -> Evidence:
             there = network.firewall.elements
             return {"present": len(add & there), "absent": len(remove - there)}
         case SetSysctls(values):
-            return {key: network.sysctls[key] for key, _ in values if key in network.sysctls}
+            found = {key: network.sysctl(key) for key, _ in values}
+            return {key: value for key, value in found.items() if value is not None}
     return {}

@@ -6,7 +6,7 @@ kinds turn a group into one transaction. Every function here is idempotent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler.errors import BugError, MetaldError
@@ -45,7 +45,7 @@ STEP_DEADLINE_S = 60.0
 class Context:
     """What operations need besides the step: world, store, and the ledger after recording.
 
-    ``generations``: spec generation by VM uid. ``known_sysctls``: values before this run.
+    ``generations``: spec generation by VM uid. ``sysctl`` gives values before this run.
     ``copies``: of what is on record, where they are kept.
     """
 
@@ -54,7 +54,7 @@ class Context:
     ledger: Ledger
     boot_id: str
     generations: Mapping[str, int]
-    known_sysctls: Mapping[str, str]
+    sysctl: Callable[[str], str | None]
     copies: Copies | None = None
 
 
@@ -145,8 +145,8 @@ async def _single(context: Context, operation: Operation) -> None:
     world, store = context.world, context.store
     match operation:
         case SetSysctls(values):
-            before = {k: context.known_sysctls[k] for k, _ in values if k in context.known_sysctls}
-            store.remember_sysctls(before)
+            before = {key: context.sysctl(key) for key, _ in values}
+            store.remember_sysctls({k: v for k, v in before.items() if v is not None})
             await world.network.write_sysctls(values)
         case RestoreSysctls(values):
             await world.network.write_sysctls(values)

@@ -27,8 +27,11 @@ RULES: Final = frozenset({ALLOW, EGRESS, INGRESS})
 # What the host as a whole is, not any interface of it.
 UPLINKS, MASQUERADED, OWN_PREFIXES = "uplinks", "masqueraded", "own_prefixes"
 GUEST_SERVICES, PREFIX_OUT, PREFIX_IN = "guest_services", "prefix_out", "prefix_in"
+# Addresses of guests that the host answers for on an uplink: entries of the kernel's neighbour
+# tables, no set's.
+PROXIES: Final = "proxies"
 FACTS: Final = frozenset(
-    {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN}
+    {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN, PROXIES}
 )
 TAPS, DROPS, RECENT, ISOLATED = "taps", "drops", "recent", "isolated"
 # Among the drops, with the moment (Unix epoch) as its number: since when they are counted.

@@ -46,6 +46,14 @@ class TapState:
     from_guest: int | None = None
 
 
+_CONF, _PROXY_NDP = "net.ipv6.conf.", ".proxy_ndp"
+
+
+def proxy_ndp_of(link: str) -> str:
+    """The setting that makes the host answer neighbour discovery for others on a link."""
+    return f"{_CONF}{link}{_PROXY_NDP}"
+
+
 @dataclass(frozen=True, slots=True)
 class FirewallState:
     """Our nftables table. ``template``: digest of the rules this version would load;
@@ -67,6 +75,7 @@ class NetworkState:
     ``learned_uplinks``: links holding a default route learned by router advertisement.
     ``wanted_sysctls``: what this version wants in this namespace, given those uplinks.
     ``shapers``: aliases of the devices that limit what comes from guests, by the tap they are for.
+    ``answering``: links on which the host answers neighbour discovery for others (proxy_ndp).
     """
 
     taps: Mapping[str, TapState]
@@ -76,6 +85,16 @@ class NetworkState:
     learned_uplinks: tuple[str, ...]
     firewall: FirewallState
     shapers: Mapping[str, str] = field(default_factory=dict)
+    answering: frozenset[str] = frozenset()
+
+    def sysctl(self, key: str) -> str | None:
+        """The value of a setting we manage, as observed; None where it was not looked at."""
+        if key.startswith(_CONF) and key.endswith(_PROXY_NDP):
+            link = key[len(_CONF) : -len(_PROXY_NDP)]
+            if link in self.answering:
+                return "1"
+            return "0" if link in self.foreign else None
+        return self.sysctls.get(key)
 
 
 class VmPhase(StrEnum):

@@ -40,10 +40,11 @@ class Uplink(SpecModel):
     """The links to what lies beyond this host, and how guests go by them."""
 
     interface: LinkNames = Field(description="name of the link, like eth0, or a list of several")
-    announce: Literal["none", "route"] = Field(
+    announce: Literal["none", "route", "proxy-ndp"] = Field(
         default="none",
-        description="how the other side learns where the tenants are: not at all, or by routes "
-        "that its routers have (which are theirs to set)",
+        description="how the other side learns where guests are: not at all, by routes that its "
+        "routers have (which are theirs to set), or by neighbour discovery, which the host answers "
+        "for guests that rules let out or in",
     )
     translate: Literal["none", "masquerade", "prefix"] = Field(
         default="none",
@@ -66,6 +67,14 @@ class Uplink(SpecModel):
         if self.nat64 is not None and self.nat64.prefixlen not in NAT64_LENGTHS:
             lengths = ", ".join(f"/{length}" for length in NAT64_LENGTHS)
             raise ValueError(f"nat64 is one of {lengths} (RFC 6052)")
+        return self
+
+    @model_validator(mode="after")
+    def _masqueraded_is_nobody(self) -> Uplink:
+        if self.announce == "proxy-ndp" and self.translate == "masquerade":
+            raise ValueError(
+                "with translate: masquerade there are no guests' addresses to announce"
+            )
         return self
 
     @model_validator(mode="after")

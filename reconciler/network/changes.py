@@ -37,8 +37,11 @@ from reconciler.network.tables import (
     LINK_HEAD,
     NDA_DST,
     NDA_LLADDR,
+    NDA_PROTOCOL,
     NEIGHBOUR_HEAD,
+    NTF_PROXY,
     NUD_PERMANENT,
+    OUR_PROTOCOL,
     ROUTE_HEAD,
     RT_TABLE_MAIN,
     RTA_DST,
@@ -47,7 +50,8 @@ from reconciler.network.tables import (
 )
 
 _RTM_SETLINK, _RTM_DELLINK = 19, 17
-_RTM_NEWADDR, _RTM_NEWROUTE, _RTM_NEWNEIGH = 20, 24, 28
+_RTM_NEWADDR, _RTM_NEWROUTE = 20, 24
+_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _IFA_LOCAL: Final = 2
 _IFA_F_NODAD, _IFA_F_PERMANENT = 0x02, 0x80
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1
@@ -135,6 +139,22 @@ def set_neighbour(index: int, address: str, mac: str) -> Change:
     raw = bytes.fromhex(mac.replace(":", ""))
     body = head + attribute(NDA_DST, _ipv6(address)) + attribute(NDA_LLADDR, raw)
     return Change(_RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, address)
+
+
+def set_proxy(index: int, address: str) -> Change:
+    """Answer neighbour discovery for an address on a link."""
+    return Change(_RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, _proxy(index, address), address)
+
+
+def delete_proxy(index: int, address: str) -> Change:
+    """Answer for it no more; fine when nobody does."""
+    return Change(_RTM_DELNEIGH, 0, _proxy(index, address), address, tolerate=errno.ENOENT)
+
+
+def _proxy(index: int, address: str) -> bytes:
+    head = NEIGHBOUR_HEAD.pack(AF_INET6, index, NUD_PERMANENT, NTF_PROXY, 0)
+    whose = attribute(NDA_PROTOCOL, bytes([OUR_PROTOCOL]))
+    return head + attribute(NDA_DST, _ipv6(address)) + whose
 
 
 def set_route(index: int, route: str) -> Change:

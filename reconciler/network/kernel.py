@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from reconciler.errors import MetaldError
-from reconciler.model.firewall import Element
+from reconciler.model.firewall import PROXIES, Element
 from reconciler.model.identity import shaper_of, tap_of
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
-from reconciler.network import removal, sysctls, taps
+from reconciler.network import proxies, removal, sysctls, taps
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.rules import Rules
 from reconciler.network.shaping import Shapes
@@ -34,7 +35,7 @@ class KernelNetwork:
 
         Raises UnknownStateError when any of them cannot be read.
         """
-        rules, (dumped, uplinks, states) = await asyncio.gather(
+        rules, (dumped, uplinks, states, proxied) = await asyncio.gather(
             self._rules.observe(), asyncio.to_thread(_read)
         )
         wanted = sysctls.wanted(uplinks)
@@ -49,8 +50,9 @@ class KernelNetwork:
             sysctls=values,
             wanted_sysctls=wanted,
             learned_uplinks=uplinks,
-            firewall=rules,
+            firewall=replace(rules, elements=rules.elements | proxied) if proxied else rules,
             shapers=shapers,
+            answering=frozenset(n for n, e in dumped.links.items() if e.settings.get("proxy_ndp")),
         )
 
     async def load_firewall(self) -> tuple[str, str]:
@@ -58,12 +60,19 @@ class KernelNetwork:
         return await self._rules.load()
 
     async def remove_firewall(self) -> None:
-        """Delete our table; fine when it is gone."""
+        """Delete our table, and answer for no guest any more; fine when it is gone."""
+        await asyncio.to_thread(proxies.remove_all)
         await self._rules.remove()
 
     async def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
-        """Change firewall elements in one transaction."""
-        await self._rules.change(add, remove)
+        """Change firewall elements in one transaction, and whom the host answers for."""
+        to_add, to_remove = (
+            frozenset(e for e in some if e.container == PROXIES) for some in (add, remove)
+        )
+        if add != to_add or remove != to_remove:
+            await self._rules.change(add - to_add, remove - to_remove)
+        if to_add or to_remove:
+            await asyncio.to_thread(proxies.change, to_add, to_remove)
 
     async def raise_taps(self, ports: Sequence[Port]) -> Mapping[str, MetaldError]:
         """Bring ports about; failures by tap name."""
@@ -78,7 +87,7 @@ class KernelNetwork:
         await asyncio.to_thread(sysctls.write_guarded, values)
 
 
-def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState]]:
+def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState], frozenset[Element]]:
     with Rtnl() as rtnl:
         tables = read_tables(rtnl)
         shapes = Shapes(rtnl, tables.links)
@@ -87,4 +96,5 @@ def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState]]:
             for name, link in tables.links.items()
             if taps.is_ours(link) and not taps.is_shaper(link)
         }
-    return tables, sysctls.learned_uplinks(tables.links, tables.routes), states
+        proxied = proxies.elements(rtnl, tables.links)
+    return tables, sysctls.learned_uplinks(tables.links, tables.routes), states, proxied

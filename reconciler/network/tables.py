@@ -50,8 +50,11 @@ _IFA_F_TENTATIVE: Final = 0x40
 RTA_DST, RTA_OIF, RTA_GATEWAY, _RTA_MULTIPATH, RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 9, 15, 30
 RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST, _RTPROT_RA, _RTM_F_CLONED = 1, 9, 0x200
-NDA_DST, NDA_LLADDR = 1, 2
+NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NUD_PERMANENT: Final = 0x80
+NTF_PROXY: Final = 0x08
+# Whose an entry is, of the numbers that rtnetlink leaves to its users (rtnetlink.h).
+OUR_PROTOCOL: Final = 109
 _KNOWN: Final = 1 << 15
 
 
@@ -159,6 +162,18 @@ def read_neighbours(rtnl: Rtnl) -> list[Neighbour]:
     question = NEIGHBOUR_HEAD.pack(AF_INET6, 0, 0, 0, 0)
     bodies = rtnl.dump(_RTM_GETNEIGH, _RTM_NEWNEIGH, question)
     return [entry for body in bodies for entry in parse_neighbour(body)]
+
+
+def read_proxies(rtnl: Rtnl) -> list[tuple[int, str]]:
+    """(link, address) of what the host answers neighbour discovery for, as far as it is ours."""
+    question = NEIGHBOUR_HEAD.pack(AF_INET6, 0, 0, NTF_PROXY, 0)
+    found = []
+    for body in rtnl.dump(_RTM_GETNEIGH, _RTM_NEWNEIGH, question):
+        _, index, _, flags, _ = _head(NEIGHBOUR_HEAD, body)
+        told = attributes(body, NEIGHBOUR_HEAD.size)
+        if flags & NTF_PROXY and told.get(NDA_PROTOCOL) == bytes([OUR_PROTOCOL]):
+            found.append((index, _ipv6(_needed(told, NDA_DST, "proxy entry"))))
+    return found
 
 
 # -- one entry ----------------------------------------------------------------------------

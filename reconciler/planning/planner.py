@@ -134,7 +134,6 @@ def _drafted(
 
 def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> None:
     fleet, scope = aim.fleet, aim.scope
-    host = host_of(fleet)
     vms = [vm for vm in fleet.vms.values() if not aim.is_held(vm.address)]
     ports = [port for vm in fleet.vms.values() for port in vm.ports]
     draft.elements = elements_by_tap(ports, aim.memo, inputs.ledger)
@@ -143,7 +142,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     draft.look_at(network.firewall.elements, aim.memo)
     _compare_gone(draft, inputs, network, aim)
     if not scope.destroy:
-        compare_host(draft, inputs, network, host)
+        compare_host(draft, inputs, network, fleet)
     for record in fleet.records.values():
         if inputs.selected(record.address) and not aim.is_held(record.address):
             _compare_record(aim.part(draft, record.address), inputs, record)

@@ -114,7 +114,7 @@ def executor(
     plan = Plan("id", (), (), tuple(todo), (), (), (), 0)
     run = store.begin_run(plan, SourceInfo("test"), now_s=time.time())
     world = World(network, {"none": NoDriver()}, nothing, lambda _: {})
-    context = Context(world, store, store.ledger(time.time()), "boot", {}, {})
+    context = Context(world, store, store.ledger(time.time()), "boot", {}, lambda _: None)
     return Executor(context, run, progress.append, 4)
 
 

@@ -57,7 +57,7 @@ async def test_a_stop_cut_short_reads_as_what_it_was_for(
 ) -> None:
     driver = Broken(store)
     world = World(Recording(), {"none": driver}, nothing, lambda _: {})
-    context = Context(world, store, store.ledger(1.0), "boot", {}, {})
+    context = Context(world, store, store.ledger(1.0), "boot", {}, lambda _: None)
     operation = StopVm(UID, "none", graceful=True, verdict=verdict)  # type: ignore[arg-type]  # as listed
     assert await perform(context, [Step("stop", VM, operation)])
     assert driver.intent == intent

@@ -21,6 +21,7 @@ from tests.integration.outside import (
     Beyond,
     beyond,
     guest_of,
+    ip,
 )
 from tests.integration.shell import Shell
 from tests.integration.test_output import check
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.netns]
 NODE_QUERY = 139  # RFC 4620
 VM, LAN = "vm/acme/web", "network/acme/lan"
 PRIVATE, PUBLIC = "fd20:acde::/48", "2001:db8:acde::/48"
+OUT_THERE = "2001:db8:aaaa::/48"
+PROXY_NDP = f"/proc/sys/net/ipv6/conf/{UPLINK}/proxy_ndp"
 
 
 @pytest.fixture
@@ -300,6 +303,57 @@ def test_verify_tries_the_way_out_and_names_what_is_otherwise(
     metald.run("apply", specs, "--yes")
     said = metald.run("verify", LAN, "internet", expect=1).stdout
     assert "the host has no way there" in said
+
+
+def test_the_host_answers_for_guests_that_rules_let_out(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    """Nobody out there has a route: the prefix is on their link, as they see it."""
+    specs = declare(
+        host, prefix=PUBLIC, uplink=", announce: proxy-ndp", rules="egress: internet"
+    )  # fmt: skip
+    ip(far.netns, "-6", "route", "add", PUBLIC, "dev", "far0")
+    before = host.inside("cat", PROXY_NDP).stdout
+    plan = metald.json("plan", specs)
+    paths = {f["path"] for change in plan["changes"] for f in change["fields"]}
+    assert f"status.sysctls.net.ipv6.conf.{UPLINK}.proxy_ndp" in paths
+    metald.run("apply", specs, "--yes")
+    assert metald.json("plan", specs)["changes"] == []
+    with guest_of(host, VM) as guest, far.server() as server:
+        assert server.heard(guest) == guest.address
+        assert server.reaches(guest), "the answer finds its way"
+        host.ip("-6", "neigh", "del", "proxy", guest.address, "dev", UPLINK)
+        (change,) = metald.json("plan", specs)["changes"]
+        assert (change["resource"], change["disruption"]) == ("host/rack", "none")
+        host.inside("sh", "-c", f"echo 0 > {PROXY_NDP}")
+        assert len(metald.json("plan", specs)["changes"]) > 0
+        metald.run("apply", specs, "--yes")
+        assert server.heard(guest) == guest.address and server.reaches(guest)
+        host.ip("-6", "neigh", "add", "proxy", "2001:db8:77::1", "dev", UPLINK)
+
+        closed = declare(host, prefix=PUBLIC, uplink=", announce: proxy-ndp", rules="egress: none")
+        metald.run("apply", closed, "--yes")
+        assert guest.address not in host.ip("-6", "neigh", "show", "proxy")
+        metald.run("apply", declare(host, prefix=PUBLIC, uplink=", announce: proxy-ndp",
+                                    rules="egress: internet"), "--yes")  # fmt: skip
+        assert guest.address in host.ip("-6", "neigh", "show", "proxy")
+    metald.run("destroy", "--yes")
+    assert host.ip("-6", "neigh", "show", "proxy").split()[0] == "2001:db8:77::1", "not ours"
+    assert host.inside("cat", PROXY_NDP).stdout == before
+
+
+def test_the_host_answers_for_what_stands_for_guests_out_there(
+    host: Host, metald: Shell, far: Beyond
+) -> None:
+    uplink = f", announce: proxy-ndp, translate: prefix, prefix: '{OUT_THERE}'"
+    specs = declare(host, prefix=PRIVATE, uplink=uplink, rules="egress: internet",
+                    services=f", prefixPool: '{PRIVATE}'")  # fmt: skip
+    ip(far.netns, "-6", "route", "add", OUT_THERE, "dev", "far0")
+    metald.run("apply", specs, "--yes")
+    with guest_of(host, VM) as guest, far.server() as server:
+        seen = server.heard(guest)
+        assert IPv6Address(seen) in IPv6Network(OUT_THERE)
+        assert seen in host.ip("-6", "neigh", "show", "proxy")
 
 
 def test_an_uplink_that_is_not_there_is_told(host: Host, metald: Shell) -> None:

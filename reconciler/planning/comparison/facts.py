@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv6Network
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, kind_of
@@ -16,12 +17,15 @@ from reconciler.model.firewall import (
     OWN_PREFIXES,
     PREFIX_IN,
     PREFIX_OUT,
+    PROXIES,
     UPLINKS,
     Element,
 )
+from reconciler.model.ip6 import address_number, address_text
 from reconciler.model.observed import NetworkState
 from reconciler.model.plan import Change, ChangeElements, FieldChange
 from reconciler.planning.comparison.draft import FIREWALL, Draft, Inputs
+from reconciler.planning.reachability.outside import internet_of, outside_ways
 from reconciler.planning.reachability.policy import Specs
 
 
@@ -36,7 +40,42 @@ def facts_of(specs: Specs) -> dict[Element, ResourceAddress]:
     if any(element.container == UPLINKS for element in found):
         prefixes = ((specs[address]["prefix"], address) for address in by_kind["tenant"])
         found |= {Element(OWN_PREFIXES, (prefix,)): address for prefix, address in prefixes}
+    for host in by_kind["host"]:
+        found |= dict.fromkeys(_announced(specs[host].get("uplink") or {}, specs, by_kind), host)
     return found
+
+
+def is_announced(specs: Specs) -> bool:
+    """The host answers for guests out there: for whom, their own records say."""
+    uplinks = (spec.get("uplink") or {} for a, spec in specs.items() if kind_of(a) == "host")
+    return any(uplink.get("announce") == "proxy-ndp" for uplink in uplinks)
+
+
+def _announced(
+    uplink: Mapping[str, Any], specs: Specs, by_kind: Mapping[str, list[ResourceAddress]]
+) -> Iterator[Element]:
+    """Addresses out there of guests in networks that rules let out, or let be reached."""
+    if uplink.get("announce") != "proxy-ndp":
+        return
+    internet = internet_of(specs)
+    open_zones = {
+        int(specs[network]["zone"])
+        for network in by_kind["network"]
+        if next(outside_ways(network, specs[network], internet), None) is not None
+    }
+    outside = IPv6Network(uplink["prefix"]) if uplink["translate"] == "prefix" else None
+    for vm in by_kind["vm"]:
+        for entry in specs[vm].get("interfaces", ()):
+            if int(entry["zone"]) in open_zones:
+                for address in entry["addresses"]:
+                    seen = address if outside is None else _translated(address, outside)
+                    yield from (Element(PROXIES, (link, seen)) for link in uplink["interface"])
+
+
+def _translated(address: str, outside: IPv6Network) -> str:
+    """The address that stands for a guest's out there (templates/nftables/metald.nft)."""
+    host_bits = address_number(address) & int(outside.hostmask)
+    return address_text(int(outside.network_address) | host_bits)
 
 
 def _facts(host: Mapping[str, Any]) -> Iterator[Element]:
@@ -62,6 +101,9 @@ def compare_facts(
     ``specs``: what will be on record, by address.
     """
     owners = facts_of(specs)
+    # On a link that is not there nothing can be answered; that it is not there is told.
+    absent = {e for e in owners if e.container == PROXIES and e.key[0] not in network.foreign}
+    owners = {element: subject for element, subject in owners.items() if element not in absent}
     present = frozenset(e for e in draft.other_elements if e.container in FACTS)
     told = {change.resource for change in draft.changes}
     # Whoever is no longer declared, or has another name now, had them.

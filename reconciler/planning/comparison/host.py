@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from reconciler.model.addresses import ResourceAddress, host_address
+from reconciler.model.addresses import ResourceAddress, host_address, kind_of
 from reconciler.model.firewall import FACTS, RULES, Element
 from reconciler.model.identity import tap_of
-from reconciler.model.observed import NetworkState
+from reconciler.model.observed import NetworkState, proxy_ndp_of
 from reconciler.model.plan import (
     Change,
     ChangeElements,
@@ -45,11 +45,10 @@ def host_of(fleet: ResolvedFleet) -> ResourceAddress:
     return next(hosts, LOCAL_HOST)
 
 
-def compare_host(
-    draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
-) -> None:
+def compare_host(draft: Draft, inputs: Inputs, network: NetworkState, fleet: ResolvedFleet) -> None:
     """Bring sysctls and rules to what this version wants on a host that has VMs."""
-    fields = [*_sysctls(draft, network, host), *_rules(draft, inputs, network, host)]
+    host = host_of(fleet)
+    fields = [*_sysctls(draft, network, fleet), *_rules(draft, inputs, network, host)]
     if fields:
         created = network.firewall.listing is None and inputs.ledger.firewall is None
         reason = "the host is prepared for VMs" if created else _why_healed(network, fields)
@@ -69,15 +68,27 @@ def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
     return f"drift: {'; '.join(found)}; corrected in place"
 
 
-def _sysctls(draft: Draft, network: NetworkState, host: ResourceAddress) -> list[FieldChange]:
+def _announcing(fleet: ResolvedFleet) -> dict[str, str]:
+    """What makes the host answer for guests on its uplinks, where it is to."""
+    hosts = (record.spec for a, record in fleet.records.items() if kind_of(a) == "host")
+    uplinks = (spec.get("uplink") or {} for spec in hosts)
+    return {
+        proxy_ndp_of(link): "1"
+        for uplink in uplinks
+        if uplink.get("announce") == "proxy-ndp"
+        for link in uplink["interface"]
+    }
+
+
+def _sysctls(draft: Draft, network: NetworkState, fleet: ResolvedFleet) -> list[FieldChange]:
     wrong = tuple(
         (key, value)
-        for key, value in network.wanted_sysctls.items()
-        if network.sysctls.get(key) != value
+        for key, value in {**network.wanted_sysctls, **_announcing(fleet)}.items()
+        if network.sysctl(key) != value
     )
     if wrong:
-        draft.step(SYSCTLS, host, SetSysctls(wrong))
-    return [FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in wrong]
+        draft.step(SYSCTLS, host_of(fleet), SetSysctls(wrong))
+    return [FieldChange(f"status.sysctls.{k}", network.sysctl(k), value) for k, value in wrong]
 
 
 def _rules(
@@ -166,13 +177,11 @@ def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
     restore = tuple(
         (key, value)
         for key, value in inputs.ledger.sysctls_before.items()
-        if network.sysctls.get(key) not in (None, value)
+        if network.sysctl(key) not in (None, value)
     )
     if restore:
         draft.step("host:restore", LOCAL_HOST, RestoreSysctls(restore), after=before)
-    fields += [
-        FieldChange(f"status.sysctls.{k}", network.sysctls.get(k), value) for k, value in restore
-    ]
+    fields += [FieldChange(f"status.sysctls.{k}", network.sysctl(k), value) for k, value in restore]
     if fields:
         reason = "nothing is managed any more"
         draft.changes.append(Change(LOCAL_HOST, "delete", "none", tuple(fields), reason))
