@@ -130,6 +130,11 @@ class RunPaths:
         return self.root / "vms"
 
     @property
+    def advertiser(self) -> Path:
+        """What advertises prefixes to guests (mode 0755: that process is nobody)."""
+        return self.root / "advertiser"
+
+    @property
     def records(self) -> Path:
         """Copies of what is on record, for `adopt` (root only)."""
         return self.root / "records"

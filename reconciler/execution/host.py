@@ -12,6 +12,7 @@ from reconciler.execution.images import ImageStore
 from reconciler.execution.world import World
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
+from reconciler.network.advertising import Advertising
 from reconciler.network.drops import counters, read_drops, read_recent
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.probing import host_addresses, probe
@@ -26,7 +27,8 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
     async def observe_vms() -> Mapping[str, VmState | Unknown]:
         return await observe_all(run, drivers)
 
-    return World(KernelNetwork(), drivers, observe_vms, ImageStore(state).look_at)
+    network = KernelNetwork(Advertising(run.advertiser))
+    return World(network, drivers, observe_vms, ImageStore(state).look_at)
 
 
 __all__ = ["counters", "host_addresses", "open_world", "probe", "read_drops", "read_recent"]

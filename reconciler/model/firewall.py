@@ -30,6 +30,8 @@ GUEST_SERVICES, PREFIX_OUT, PREFIX_IN = "guest_services", "prefix_out", "prefix_
 # Addresses of guests that the host answers for on an uplink: entries of the kernel's neighbour
 # tables, no set's.
 PROXIES: Final = "proxies"
+# Prefixes that the host advertises to guests (SLAAC): no set's either.
+ADVERTISED: Final = "advertised"
 FACTS: Final = frozenset(
     {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN, PROXIES}
 )
@@ -131,6 +133,10 @@ def port_elements(port: Port) -> frozenset[Element]:
             found.append(Element("source_prefixes", (tap, _upper(address))))
             found.append(Element("target_prefixes", (tap, _upper(address))))
     found += [Element("source_prefixes", (tap, _upper(prefix))) for prefix in port.delegated]
+    if policy.slaac:
+        for prefix in port.delegated:
+            found.append(Element(ADVERTISED, (tap, prefix)))
+            found.append(Element("target_prefixes", (tap, _upper(prefix))))
     if policy.intra_network:
         found += [Element("members", (zone, address)) for address in port.addresses]
         found += [Element("member_prefixes", (zone, _upper(prefix))) for prefix in port.delegated]

@@ -44,7 +44,6 @@ RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
 # a profile of metald's own says is not meant: it holds where nobody gives a value.
 RESERVED_CONTROLS: Mapping[str, frozenset[object]] = {
     "dhcpv6": frozenset({True}),
-    "slaac": frozenset({True}),
 }
 
 

@@ -7,19 +7,22 @@ entered at its start; nft runs as a program. Implements ``execution.world.Networ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.errors import MetaldError
-from reconciler.model.firewall import PROXIES, Element
+from reconciler.model.firewall import ADVERTISED, PROXIES, Element
 from reconciler.model.identity import shaper_of, tap_of
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
 from reconciler.network import proxies, removal, sysctls, taps
+from reconciler.network.advertising import Advertising
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.rules import Rules
 from reconciler.network.shaping import Shapes
 from reconciler.network.tables import Tables, read_tables
+
+_APART = frozenset({PROXIES, ADVERTISED})
 
 
 class KernelNetwork:
@@ -27,8 +30,9 @@ class KernelNetwork:
     again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advertising: Advertising | None = None) -> None:
         self._rules = Rules()
+        self._advertising = advertising
 
     async def observe(self) -> NetworkState:
         """Links, addresses, routes, neighbours, sysctls and our table.
@@ -38,6 +42,8 @@ class KernelNetwork:
         rules, (dumped, uplinks, states, proxied) = await asyncio.gather(
             self._rules.observe(), asyncio.to_thread(_read)
         )
+        if self._advertising is not None:
+            proxied |= self._advertising.elements()
         wanted = sysctls.wanted(uplinks)
         values = {key: sysctls.read(key) for key in wanted}
         shapers = {
@@ -62,17 +68,27 @@ class KernelNetwork:
     async def remove_firewall(self) -> None:
         """Delete our table, and answer for no guest any more; fine when it is gone."""
         await asyncio.to_thread(proxies.remove_all)
+        if self._advertising is not None:
+            await asyncio.to_thread(self._advertising.stop)
         await self._rules.remove()
 
     async def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
-        """Change firewall elements in one transaction, and whom the host answers for."""
-        to_add, to_remove = (
-            frozenset(e for e in some if e.container == PROXIES) for some in (add, remove)
-        )
-        if add != to_add or remove != to_remove:
-            await self._rules.change(add - to_add, remove - to_remove)
-        if to_add or to_remove:
-            await asyncio.to_thread(proxies.change, to_add, to_remove)
+        """Change firewall elements in one transaction; whom the host answers for, and what it
+        advertises, apart.
+        """
+        apart = frozenset(entry for entry in add | remove if entry.container in _APART)
+        if add - apart or remove - apart:
+            await self._rules.change(add - apart, remove - apart)
+        for container, change in self._apart().items():
+            own = frozenset(entry for entry in apart if entry.container == container)
+            if own:
+                await asyncio.to_thread(change, add & own, remove & own)
+
+    def _apart(self) -> Mapping[str, Callable[[frozenset[Element], frozenset[Element]], None]]:
+        """What changes that which is like elements, and lies elsewhere."""
+        if self._advertising is None:
+            return {PROXIES: proxies.change}
+        return {PROXIES: proxies.change, ADVERTISED: self._advertising.change}
 
     async def raise_taps(self, ports: Sequence[Port]) -> Mapping[str, MetaldError]:
         """Bring ports about; failures by tap name."""

@@ -20,6 +20,7 @@ from reconciler.execution.state.sqlite import open_reader
 from reconciler.hypervisors import folders, processes
 from reconciler.hypervisors.image import build_minimal
 from reconciler.model.identity import shaper_of
+from reconciler.network.advertising import Advertising
 from reconciler.paths import RunPaths, StatePaths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +207,7 @@ class Host:
                     proof = processes.prove(record, lock)
                     if proof is not None:
                         asyncio.run(processes.kill(proof))
+            Advertising(self.runs.advertiser).stop()
         finally:
             # Another test's VM may be about to enter a scope that is empty still.
             for path in Path("/sys/fs/cgroup").glob("**/metald.slice/*"):

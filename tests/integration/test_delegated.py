@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +70,35 @@ def test_what_runs_inside_a_guest_is_reached_by_a_prefix_of_its_own(
     assert "prefix" not in interface(host) and host.pids() == pids
     assert prefix not in host.ip("-6", "route")
     assert not host.guest(PEER, f"ping6 -c1 -W2 {container}")
+
+
+def test_a_guest_makes_its_own_addresses_in_a_prefix_that_is_advertised(
+    host: Host, metald: Shell
+) -> None:
+    loose = "policy: {slaac: true, sourceValidation: {address: prefix}}"
+    without = vm("acme", "router", QEMU.replace("lan", f"lan, {loose}"))
+    host.write("fleet.yaml", tenant("acme") + network("acme", "lan") + without)
+    refused = metald.run("plan", str(host.specs), expect=1).stderr
+    assert "there is no prefix to advertise to it" in refused
+    metald.run("apply", declare(host, f", prefix: auto/64, {loose}"), "--yes")
+    host.wait_for_guests()
+    prefix = interface(host)["prefix"].removesuffix("::/64")
+    accept = "for s in all default eth0; do echo 2 > /proc/sys/net/ipv6/conf/$s/accept_ra; done"
+    assert host.guest(ROUTER, accept)
+    # It asks when its link comes up; what it was given by metald goes with the link.
+    assert host.guest(ROUTER, "ip link set eth0 down && ip link set eth0 up")
+    mine = f"ip -6 addr show eth0 | grep -q {prefix}"
+    host.until("an address of its own making", lambda: host.guest(ROUTER, mine))
+    peer = host.vms()[PEER]["addresses"][0]
+    ping = f"(for i in 1 2 3 4 5; do ping6 -c1 -W3 {peer} && exit 0; done; exit 1)"
+    assert host.guest(ROUTER, ping), "by the router that was advertised"
+    pid = int((host.runs.advertiser / "lock").read_text())
+    os.kill(pid, signal.SIGKILL)
+    host.until("it is gone", lambda: not Path(f"/proc/{pid}/exe").exists())
+    (drifted,) = metald.json("drift")["drifted"]
+    assert drifted["resource"] == ROUTER
+    metald.run("apply", str(host.specs), "--yes")
+    assert metald.json("plan", str(host.specs))["changes"] == []
+    metald.run("destroy", "--yes")
+    assert not host.runs.advertiser.exists()
+    assert host.vmm_pids() == set()

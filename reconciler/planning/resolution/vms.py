@@ -178,7 +178,11 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
     claims = work.claims
     guest_address = _guest_address(work, (network, interface), where, uid)
     delegated = subnet(work, where, interface, uid) if interface.prefix is not None else ()
+    policy = work.security[network].interface(interface).policy
     if guest_address is None or delegated is None:
+        return None
+    if policy.slaac and not delegated:
+        work.findings.append(_nothing_to_advertise(where, network))
         return None
     tap = claims.draw("tap", identity.tap_names(uid), owner=uid, resource=address)
     mac = claims.draw("mac", identity.mac_addresses(uid), owner=uid, resource=address)
@@ -191,10 +195,18 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         addresses=(guest_address,),
         link_local=identity.link_local_of(mac),
         uid=uid,
-        policy=work.security[network].interface(interface).policy,
+        policy=policy,
         segment=work.segment_of(network, vm.metadata.labels),
         delegated=delegated,
     )
+
+
+def _nothing_to_advertise(where: tuple[ResourceAddress, int], network: ResourceAddress) -> Finding:
+    """Addresses that guests make themselves must be in a prefix of their own (RFC 8273)."""
+    vm, index = where
+    message = f"slaac holds for it in {network}, and there is no prefix to advertise to it"
+    hint = "give it one of its own, prefix: auto/64, or leave slaac out"
+    return Finding(vm, ("spec", "interfaces", index, "prefix"), message, hint)
 
 
 def _new_interface_uid(work: Work, vm: ResourceAddress, network: str, incarnation: int) -> str:

@@ -65,9 +65,9 @@ def documents(
 
 def documents_of(chosen: Layers) -> list[dict[str, Any]]:
     base, profile, network, interface = chosen
-    return documents(
-        {"base": base, **profile}, {"security": "own", "policy": network}, {"policy": interface}
-    )
+    # A prefix of its own, for those that are to be advertised one.
+    own = {"policy": interface, "prefix": "auto/64"}
+    return documents({"base": base, **profile}, {"security": "own", "policy": network}, own)
 
 
 def test_every_field_of_the_language_resolves_and_every_attribute_has_a_field() -> None:
