@@ -135,6 +135,11 @@ class RunPaths:
         return self.root / "advertiser"
 
     @property
+    def features(self) -> Path:
+        """What this kernel was found to do."""
+        return self.root / "features.json"
+
+    @property
     def records(self) -> Path:
         """Copies of what is on record, for `adopt` (root only)."""
         return self.root / "records"

@@ -14,7 +14,7 @@ def remove_run_folder(run: RunPaths) -> None:
 
     The control socket there, if any, is a killed daemon's: its lock is ours now.
     """
-    for path in (run.accelerator, run.control, run.source, *run.root.glob(".*.sock")):
+    for path in (run.accelerator, run.features, run.control, run.source, *run.root.glob(".*.sock")):
         path.unlink(missing_ok=True)
     _remove_if_empty(run.vms)
     if run.records.is_dir() and not run.vms.exists():  # else they tell of VMs of another state

@@ -14,7 +14,9 @@ from reconciler.errors import MetaldError
 from reconciler.execution.lock import current_holder
 from reconciler.hypervisors import cgroups
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
+from reconciler.model.features import FEATURES
 from reconciler.network import firewall, sysctls
+from reconciler.network.features import probe
 from reconciler.network.kernel import KernelNetwork
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.settings import Settings
@@ -39,6 +41,7 @@ async def examine(settings: Settings) -> list[Checked]:
         *_programs(),
         _device(Path("/dev/net/tun"), "modprobe tun"),
         await _network(),
+        *(await _features()),
         *(await _neighbours()),
         _cgroups(),
         await _acceleration(state, run),
@@ -84,6 +87,21 @@ async def _network() -> Checked:
     note = f"; default route by router advertisement on {uplinks}" if uplinks else ""
     rules = "loaded" if seen.firewall.listing else "not loaded"
     return Checked("network", "ok", f"{len(seen.taps)} taps of ours, rules {rules}{note}")
+
+
+async def _features() -> list[Checked]:
+    """What policies need of the kernel, by doing it."""
+    try:
+        lacking = await probe()
+    except MetaldError as error:
+        return [Checked("kernel features", "warn", f"cannot be tried: {error}")]
+    return [
+        Checked(f"feature {name}", "fail" if name in lacking else "ok",
+                lacking.get(name, f"works: {feature.controls}"),
+                f"for {feature.controls} the kernel needs {feature.parts}"
+                if name in lacking else "")
+        for name, feature in FEATURES.items()
+    ]  # fmt: skip
 
 
 async def _neighbours() -> list[Checked]:

@@ -134,7 +134,9 @@ def decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo | No
 def _decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo) -> Plan:
     if request.scope.destroy:
         return plan(EMPTY, observed, ledger, request.scope)
-    resolution = resolve(request.fleet, ledger, observed.images, memo)
+    network = observed.network
+    lacking = network.lacking if isinstance(network, NetworkState) else {}
+    resolution = resolve(request.fleet, ledger, observed.images, memo, lacking=lacking)
     _refuse_findings(request, resolution)
     made = plan(resolution, observed, ledger, request.scope, memo)
     # What waits for a confirmation is destroyed all the same in the end.

@@ -14,6 +14,7 @@ from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
 from reconciler.network.advertising import Advertising
 from reconciler.network.drops import counters, read_drops, read_recent
+from reconciler.network.features import Features
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.probing import host_addresses, probe
 from reconciler.network.tun import open_tap, reattach_tap
@@ -27,7 +28,7 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
     async def observe_vms() -> Mapping[str, VmState | Unknown]:
         return await observe_all(run, drivers)
 
-    network = KernelNetwork(Advertising(run.advertiser))
+    network = KernelNetwork(Advertising(run.advertiser), Features(run.features))
     return World(network, drivers, observe_vms, ImageStore(state).look_at)
 
 

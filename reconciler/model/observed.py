@@ -76,6 +76,7 @@ class NetworkState:
     ``wanted_sysctls``: what this version wants in this namespace, given those uplinks.
     ``shapers``: aliases of the devices that limit what comes from guests, by the tap they are for.
     ``answering``: links on which the host answers neighbour discovery for others (proxy_ndp).
+    ``lacking``: what of ``model.features`` does not work on this host, with why.
     """
 
     taps: Mapping[str, TapState]
@@ -86,6 +87,7 @@ class NetworkState:
     firewall: FirewallState
     shapers: Mapping[str, str] = field(default_factory=dict)
     answering: frozenset[str] = frozenset()
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def sysctl(self, key: str) -> str | None:
         """The value of a setting we manage, as observed; None where it was not looked at."""

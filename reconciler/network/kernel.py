@@ -17,6 +17,7 @@ from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
 from reconciler.network import proxies, removal, sysctls, taps
 from reconciler.network.advertising import Advertising
+from reconciler.network.features import Features
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.rules import Rules
 from reconciler.network.shaping import Shapes
@@ -30,9 +31,12 @@ class KernelNetwork:
     again.
     """
 
-    def __init__(self, advertising: Advertising | None = None) -> None:
+    def __init__(
+        self, advertising: Advertising | None = None, features: Features | None = None
+    ) -> None:
         self._rules = Rules()
         self._advertising = advertising
+        self._features = features
 
     async def observe(self) -> NetworkState:
         """Links, addresses, routes, neighbours, sysctls and our table.
@@ -58,6 +62,7 @@ class KernelNetwork:
             learned_uplinks=uplinks,
             firewall=replace(rules, elements=rules.elements | proxied) if proxied else rules,
             shapers=shapers,
+            lacking={} if self._features is None else await self._features.lacking(),
             answering=frozenset(n for n, e in dumped.links.items() if e.settings.get("proxy_ndp")),
         )
 

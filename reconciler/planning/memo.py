@@ -38,6 +38,7 @@ class Ground:
     static: tuple[frozenset[str], tuple[IPv6Network, ...]]
     security: Mapping[ResourceAddress, Secured]
     segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
+    lacking: Mapping[str, str]
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""
@@ -50,6 +51,7 @@ class Ground:
                 (self.images, other.images),
                 (self.prefixes, other.prefixes),
                 (self.zones, other.zones),
+                (self.lacking, other.lacking),
                 (self.static, other.static),
                 (self.security, other.security),
                 (self.segments, other.segments),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from reconciler.hypervisors import folders, processes
 from reconciler.hypervisors.image import build_minimal
 from reconciler.model.identity import shaper_of
 from reconciler.network.advertising import Advertising
+from reconciler.network.features import Features
 from reconciler.paths import RunPaths, StatePaths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,6 +250,15 @@ async def _typed(console: str, command: str) -> bool:
         writer.close()
 
 
+@lru_cache(maxsize=1)
+def features_found() -> str:
+    """What this kernel does, tried once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "features.json"
+        asyncio.run(Features(record).lacking())
+        return record.read_text()
+
+
 def provide_image(host: Host, built: Path) -> None:
     """Give the host the minimal image, built once per session."""
     host.state.root.mkdir(mode=0o700)
@@ -283,6 +294,8 @@ def hosts(netns: str, built: Path) -> Iterator[Host]:
     host = Host(netns)
     try:
         provide_image(host, built)
+        host.runs.root.mkdir(mode=0o711)
+        host.runs.features.write_text(features_found())
         yield host
     finally:
         host.close()

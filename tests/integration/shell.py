@@ -47,7 +47,7 @@ class Shell:
             assert said.code == expect, f"{words}\n{said.stdout}\n{said.stderr}"
         return said
 
-    def json(self, *words: str, expect: int = 0) -> Any:
+    def json(self, *words: str, expect: int | None = 0) -> Any:
         return json.loads(self.run(*words, "--json", expect=expect).stdout)
 
 

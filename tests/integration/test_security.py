@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.integration.host import ROOT, Host
+from tests.integration.host import ROOT, SIMULATED, Host, network, tenant, vm
 from tests.integration.shell import Shell
 from tests.integration.test_output import check
 from tests.integration.test_plan import simulated
@@ -119,3 +120,22 @@ def test_what_is_wrong_with_a_policy_changes_nothing(host: Host, metald: Shell) 
             assert said in stderr and "acme.yaml" in stderr and "Traceback" not in stderr
     (host.specs / "acme.yaml").write_text(good)
     assert not metald.json("plan", specs)["changes"]
+
+
+def test_what_this_kernel_cannot_enforce_is_refused_when_planned(host: Host, metald: Shell) -> None:
+    found = json.loads(host.runs.features.read_text())
+    assert found["lacking"] == {}
+    host.runs.features.write_text(json.dumps({**found, "lacking": {"bandwidth": "no such device"}}))
+    bound, free = vm("acme", "bound", SIMULATED), SIMULATED.replace("lan", "lan, bandwidth: none")
+    host.write("fleet.yaml", tenant("acme") + network("acme", "lan") + bound)
+    refused = metald.run("plan", str(host.specs), expect=1).stderr
+    assert "this host can limit no bandwidth (no such device)" in refused
+    assert "fleet.yaml:" in refused and "spec.interfaces[0]" in refused
+    metald.run("apply", str(host.specs), "--yes", expect=1)
+    assert host.links() == set()
+    rest = tenant("acme") + network("acme", "lan") + vm("acme", "free", free)
+    host.write("fleet.yaml", rest)
+    metald.run("apply", str(host.specs), "--yes")
+    assert len(host.links()) == 1
+    checks = {c["check"]: c["level"] for c in metald.json("doctor", expect=None)["items"]}
+    assert (checks["feature rules"], checks["feature bandwidth"]) == ("ok", "ok")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Network
+from types import MappingProxyType
 from typing import Any
 
 from reconciler.model import identity
@@ -55,6 +56,8 @@ from reconciler.planning.resolution.segments import Key, keys_in_use, recorded_s
 from reconciler.planning.resolution.vms import resolve_vms
 from reconciler.planning.resolution.work import Work, recorded_metadata, undeclared
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
@@ -85,14 +88,18 @@ class Resolution:
 
 
 def resolve(
-    fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts], memo: Memo | None = None
-) -> Resolution:
-    """Resolve a checked fleet against the ledger. Pure and deterministic, whatever the memo."""
+    fleet: Fleet, ledger: Ledger, images: Mapping[str, ImageFacts], memo: Memo | None = None,
+    *, lacking: Mapping[str, str] = NOTHING,
+) -> Resolution:  # fmt: skip
+    """Resolve a checked fleet against the ledger. Pure and deterministic, whatever the memo.
+
+    ``lacking``: what of ``model.features`` this host cannot do, with why.
+    """
     memo = Memo(keeps=False) if memo is None else memo
     renames, findings = renames_of(fleet, ledger)
     ledger = renamed(ledger, renames)
     claims = Claims(ledger, partial(memo.by_resource, ledger))
-    work = Work(fleet, ledger, images, claims, renames, declared_profiles(fleet))
+    work = Work(fleet, ledger, images, claims, renames, declared_profiles(fleet), lacking)
     work.findings.extend(findings)
     work.selected = selected(fleet)
     work.keys = keys_in_use(fleet, work.selected)

@@ -15,9 +15,11 @@ from reconciler.model.addresses import (
     network_address,
     tenant_address,
 )
+from reconciler.model.features import BANDWIDTH, FEATURES
 from reconciler.model.ip6 import is_within
 from reconciler.model.ledger import Managed
 from reconciler.model.observed import ImageFacts
+from reconciler.model.quantities import format_bandwidth
 from reconciler.model.resolved import (
     BootFiles,
     GuestInterface,
@@ -73,7 +75,7 @@ def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
         work.prefixes, work.zones, (frozenset(work.static_addresses), tuple(work.static)),
-        work.security, (work.selected, work.segments),
+        work.security, (work.selected, work.segments), work.lacking,
     )  # fmt: skip
 
 
@@ -181,6 +183,9 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
     policy = work.security[network].interface(interface).policy
     if guest_address is None or delegated is None:
         return None
+    if policy.bandwidth is not None and BANDWIDTH in work.lacking:
+        work.findings.append(_not_limited(where, policy.bandwidth, work.lacking[BANDWIDTH]))
+        return None
     if policy.slaac and not delegated:
         work.findings.append(_nothing_to_advertise(where, network))
         return None
@@ -199,6 +204,19 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         segment=work.segment_of(network, vm.metadata.labels),
         delegated=delegated,
     )
+
+
+def _not_limited(where: tuple[ResourceAddress, int], bits: int, why: str) -> Finding:
+    vm, index = where
+    message = (
+        f"its policy limits it to {format_bandwidth(bits)}, and this host can limit no bandwidth "
+        f"({why})"
+    )
+    hint = (
+        f"the kernel needs {FEATURES[BANDWIDTH].parts}; or lift the limit: "
+        "policy: {rateLimits: {bandwidth: none}}"
+    )
+    return Finding(vm, ("spec", "interfaces", index), message, hint)
 
 
 def _nothing_to_advertise(where: tuple[ResourceAddress, int], network: ResourceAddress) -> Finding:

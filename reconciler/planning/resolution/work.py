@@ -34,6 +34,7 @@ class Work:
     claims: Claims
     renames: Mapping[ResourceAddress, ResourceAddress]
     profiles: Profiles
+    lacking: Mapping[str, str] = field(default_factory=dict)
     records: dict[ResourceAddress, ResolvedRecord] = field(default_factory=dict)
     vms: dict[ResourceAddress, ResolvedVm] = field(default_factory=dict)
     prefixes: dict[ResourceAddress, IPv6Network] = field(default_factory=dict)

@@ -1,0 +1,109 @@
+"""What this kernel does of what policies need, found out by doing it: in a network namespace of its
+own, by a process that goes with it. Once per boot and kernel; the run folder has what was found.
+
+``python -m reconciler.network.features`` tries, inside, and prints what did not work. Called by
+``network.kernel`` and ``daemon.doctor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from reconciler import commands
+from reconciler.errors import MetaldError
+from reconciler.files import write_atomic
+from reconciler.model.addresses import vm_address
+from reconciler.model.features import BANDWIDTH, RULES
+from reconciler.model.identity import link_local_of
+from reconciler.model.resolved import Port, link_alias
+from reconciler.model.security import PROFILES
+
+_DEADLINE_S: Final = 30.0
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_MAC: Final = "02:00:00:00:00:01"
+
+
+class Features:
+    """``record``: the file where it is kept what was found."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+        self._lacking: Mapping[str, str] | None = None
+
+    async def lacking(self) -> Mapping[str, str]:
+        """What does not work here, by name, with why; nothing where it could not be tried: then the
+        step that needs it will tell.
+        """
+        if self._lacking is None:
+            self._lacking = self._known()
+        if self._lacking is None:
+            try:
+                self._lacking = await probe()
+            except MetaldError:
+                self._lacking = {}
+            else:
+                self._keep(self._lacking)
+        return self._lacking
+
+    def _known(self) -> Mapping[str, str] | None:
+        try:
+            found = json.loads(self._record.read_text(encoding="utf-8"))
+            return dict(found["lacking"]) if found["of"] == _here() else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # not tried yet, or not by this version
+
+    def _keep(self, lacking: Mapping[str, str]) -> None:
+        if self._record.parent.is_dir():
+            text = json.dumps({"of": _here(), "lacking": dict(lacking)})
+            write_atomic(self._record, text, mode=0o600)
+
+
+def _here() -> str:
+    """This boot of this kernel."""
+    try:
+        return f"{os.uname().release} {_BOOT_ID.read_text(encoding='ascii').strip()}"
+    except OSError:
+        return os.uname().release
+
+
+async def probe() -> Mapping[str, str]:
+    """Try everything now. Raises MetaldError when it cannot be tried."""
+    unshare = commands.require("unshare", package="util-linux")
+    argv = [unshare, "--net", "--", sys.executable, "-m", "reconciler.network.features"]
+    done = await commands.run_async(argv, timeout_s=_DEADLINE_S)
+    try:
+        found: dict[str, str] = json.loads(done.stdout)
+    except ValueError as error:
+        message = f"what this kernel does cannot be told: {done.stdout[:80]!r}"
+        raise MetaldError(message) from error
+    return found
+
+
+async def _tried() -> dict[str, str]:
+    """In here everything may be made: it all goes with the process."""
+    from reconciler.network.kernel import KernelNetwork  # noqa: PLC0415 - it asks us
+
+    network, lacking = KernelNetwork(), {}
+    try:
+        await network.load_firewall()
+    except MetaldError as error:
+        lacking[RULES] = str(error)
+    port = Port(
+        "mtprobe", link_alias("vm/probe/probe#probe", "0" * 32), vm_address("probe", "probe"), _MAC,
+        1, ("fd00::1",), link_local_of(_MAC), policy=replace(PROFILES["high"], bandwidth=8_000_000),
+    )  # fmt: skip
+    failed = await network.raise_taps([port])
+    if failed:
+        lacking[BANDWIDTH] = str(next(iter(failed.values())))
+    return lacking
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asyncio.run(_tried())))
