@@ -140,6 +140,11 @@ class RunPaths:
         return self.root / "features.json"
 
     @property
+    def names(self) -> Path:
+        """The names of guests, in a folder of hosts files (0755: whoever serves them reads)."""
+        return self.root / "names"
+
+    @property
     def records(self) -> Path:
         """Copies of what is on record, for `adopt` (root only)."""
         return self.root / "records"

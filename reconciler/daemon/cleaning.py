@@ -16,6 +16,8 @@ def remove_run_folder(run: RunPaths) -> None:
     """
     for path in (run.accelerator, run.features, run.control, run.source, *run.root.glob(".*.sock")):
         path.unlink(missing_ok=True)
+    if run.names.is_dir():
+        shutil.rmtree(run.names)
     _remove_if_empty(run.vms)
     if run.records.is_dir() and not run.vms.exists():  # else they tell of VMs of another state
         shutil.rmtree(run.records)

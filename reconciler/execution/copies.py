@@ -15,6 +15,7 @@ from typing import Any
 
 from reconciler import files
 from reconciler.errors import UnknownStateError
+from reconciler.execution.names import Names
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.kept import Kept, KeptRecord
 from reconciler.model.ledger import Ledger
@@ -31,6 +32,7 @@ class Copies:
 
     def __init__(self, run: RunPaths) -> None:
         self._folder = run.records
+        self._names = Names(run.names)
 
     def keep(self, records: Iterable[KeptRecord]) -> None:
         """Renew the copies of these resources."""
@@ -39,10 +41,11 @@ class Copies:
             self._write(f"{record.uid}.json", data)
 
     def keep_host(self, ledger: Ledger) -> None:
-        """Renew what is remembered of the host itself.
+        """Renew what is remembered of the host itself, and the names of its guests.
 
         Values from before the first change outlive a state that never saw them.
         """
+        self._names.keep(ledger)
         before = dict(ledger.sysctls_before) or self._host().get("sysctlsBefore", {})
         self._write(_HOST, {"firewall": ledger.firewall, "sysctlsBefore": before})
 
