@@ -46,12 +46,15 @@ class Advertising:
         for entry in add:
             tap, prefix = entry.key
             known[tap] = prefix
+        if not known:
+            self.stop()
+            return
         self._folder.mkdir(mode=0o755, exist_ok=True)
         # Read by a process that has given up everything, a file of links and prefixes.
         write_atomic(self._folder / PREFIXES, json.dumps(known, sort_keys=True), mode=0o644)
         if (pid := self._pid()) is not None:
             os.kill(pid, signal.SIGHUP)
-        elif known:
+        else:
             self._start()
 
     def stop(self) -> None:

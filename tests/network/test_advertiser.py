@@ -189,6 +189,10 @@ def test_it_lives_apart_is_nobody_is_healed_and_ends(inside: InNamespace, tmp_pa
             gone = Element(ADVERTISED, (TWO.tap, TWO.delegated[0]))
             await network.change_elements(frozenset(), frozenset({gone}))
             assert advertising.elements() == wanted - {gone}
+            last = frozenset(advertising.elements())
+            await network.change_elements(frozenset(), last)
+            assert not (tmp_path / "advertiser").exists(), "for nobody it does not stay"
+            await network.change_elements(last, frozenset())
             pid = pid_of(tmp_path)
             await network.remove_firewall()
             assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
