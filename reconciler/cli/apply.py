@@ -189,6 +189,19 @@ def reboot(ctx: click.Context, address: str, as_json: bool) -> int:
 @click.command()
 @json_option
 @click.pass_context
+def restore_network(ctx: click.Context, as_json: bool) -> int:
+    """Bring back the network of the VMs on record, and start none of them.
+
+    Rules, settings and links, as they were last applied: for the boot of a host, first of all.
+    """
+    settings = enter_host(ctx)
+    reporter = Reporter(as_json=as_json, verbose=False, show=False)
+    return int(_perform(settings, "restoreNetwork", {}, reporter)["exitCode"])
+
+
+@click.command()
+@json_option
+@click.pass_context
 def confirm(ctx: click.Context, as_json: bool) -> int:
     """Keep the change that awaits confirmation (`apply --confirm`)."""
     settings = enter_host(ctx)

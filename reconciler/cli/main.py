@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Make the host as the specs say, then verify."),
     "destroy": ("apply", "Remove what is managed here."),
     "reboot": ("apply", "Stop and start one VM."),
+    "restore-network": ("apply", "Bring back the network of what is on record, at boot."),
     "confirm": ("apply", "Keep the change that awaits confirmation."),
     "undo": ("apply", "Take back the change that awaits confirmation."),
     "rollback": ("apply", "Apply an earlier commit."),
@@ -70,7 +71,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module = importlib.import_module(f"reconciler.cli.{entry[0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -85,6 +85,7 @@ class Operations:
             "rollback": self.rollback,
             "destroy": self.destroy,
             "reboot": self.reboot,
+            "restoreNetwork": self.restore_network,
             "adopt": self.adopt,
             "confirm": self.confirm,
             "undo": self.undo,
@@ -227,6 +228,11 @@ class Operations:
             address(arguments["address"]), on_progress=progress(emit), source=source
         )
         return reply(outcome, source)
+
+    async def restore_network(self, _: Arguments, emit: Emit) -> Reply:
+        """Bring back the network of what is on record; no VM is started."""
+        outcome = await self.engine.restore_network(on_progress=progress(emit))
+        return reply(outcome, SourceInfo("record"))
 
     async def adopt(self, arguments: Arguments, _: Emit) -> Reply:
         """``out``, ``only``, ``expectId``: put on record what runs here and is not."""

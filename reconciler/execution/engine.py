@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import collector
-from reconciler.errors import Problem, RefusedError, SpecError
+from reconciler.errors import Problem, RefusedError
 from reconciler.execution.copies import Copies
 from reconciler.execution.evidence import evidence_of
 from reconciler.execution.executor import Executor, OnProgress
 from reconciler.execution.observation import to_text
 from reconciler.execution.operations import Context
 from reconciler.execution.outcome import Outcome
+from reconciler.execution.refusals import refuse, refuse_findings
 from reconciler.execution.reports import outcome_events
 from reconciler.execution.retrying import retries_after
 from reconciler.execution.state.records import Outcome as Ended
@@ -33,15 +34,15 @@ from reconciler.model.ledger import Isolation, Ledger
 from reconciler.model.observed import NetworkState, Observed
 from reconciler.model.plan import Plan
 from reconciler.planning.bounds.guards import MaxDestroy, objection
-from reconciler.planning.bounds.holds import holds_everything
 from reconciler.planning.comparison.isolation import plan_isolation
-from reconciler.planning.comparison.taken import REMEDY, STAYS
 from reconciler.planning.documents.render import SourceInfo
+from reconciler.planning.documents.undo import fleet_of, remember
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
 from reconciler.planning.planner import EMPTY, WHOLE, Scope, plan, plan_reboot
 from reconciler.planning.resolution.images import wanted_images
-from reconciler.planning.resolution.resolve import Resolution, resolve
+from reconciler.planning.resolution.resolve import resolve
+from reconciler.planning.restoring import network_alone
 
 # One more look is allowed for what settles by itself right after a start.
 VERIFY_ATTEMPTS = 3
@@ -137,7 +138,7 @@ def _decide(request: Request, observed: Observed, ledger: Ledger, memo: Memo) ->
     network = observed.network
     lacking = network.lacking if isinstance(network, NetworkState) else {}
     resolution = resolve(request.fleet, ledger, observed.images, memo, lacking=lacking)
-    _refuse_findings(request, resolution)
+    refuse_findings(resolution, request.explain, strict=request.strict)
     made = plan(resolution, observed, ledger, request.scope, memo)
     # What waits for a confirmation is destroyed all the same in the end.
     whole = replace(request.scope, defer_deletes=False)
@@ -209,7 +210,7 @@ class Engine:
         ledger = self.survey.ledger()
         terms.inspect(observed, ledger)
         chosen = decide(request, observed, ledger, self._memo)
-        _refuse(chosen, terms.expect_id, strict=request.strict)
+        refuse(chosen, terms.expect_id, strict=request.strict)
         on_plan(chosen)
         call = _Call(request, terms, on_progress, stop or asyncio.Event())
         return await self._carry_out(call, chosen, look_again, observed)
@@ -226,9 +227,27 @@ class Engine:
         """Stop and start one VM as it was last applied."""
         observed = await self.world.observe(())
         chosen = plan_reboot(observed, self.survey.ledger(), address)
-        _refuse(chosen, "", strict=True)
+        refuse(chosen, "", strict=True)
         call = _Call(Request(Fleet.of(()), source), FREELY, on_progress, asyncio.Event())
         return await self._carry_out(call, chosen, None, observed)
+
+    async def restore_network(self, *, on_progress: OnProgress) -> Outcome:
+        """Bring back settings, rules and links of what is on record, and start nothing."""
+
+        def part(observed: Observed, ledger: Ledger) -> Plan:
+            return network_alone(decide(request, observed, ledger))
+
+        ledger = self.survey.ledger()
+        fleet = fleet_of(remember(ledger), ledger)
+        request = Request(fleet, SourceInfo("record"), Scope(by_hand=True), strict=False)
+        observed = await self.survey.observe(request)
+        chosen = part(observed, ledger)
+        if not (chosen.steps and ledger.managed):
+            return Outcome(replace(chosen, steps=()), remaining=_blocked(chosen))
+        call = _Call(request, FREELY, on_progress, asyncio.Event())
+        outcome = await self._carry_out(call, chosen, None, observed)
+        left = part(await self.survey.observe(request), self.survey.ledger())
+        return replace(outcome, remaining=_remaining(left))
 
     async def isolate(
         self,
@@ -351,31 +370,6 @@ class Engine:
             self.store.finish_run(outcome.run_id, ended, detail)
             if failed or settled:
                 self.store.record_retries(failed, sorted(settled))
-
-
-def _refuse_findings(request: Request, resolution: Resolution) -> None:
-    # Of the daemon, what cannot be resolved keeps nothing else from being as it should.
-    if resolution.findings and (request.strict or not resolution.is_usable):
-        raise SpecError(tuple(request.explain(entry) for entry in resolution.findings))
-
-
-def _refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
-    whole = holds_everything(chosen.held)
-    if whole is not None and strict:
-        raise RefusedError(
-            f"{whole.owner} holds everything on this host: {whole.reason}",
-            hint="metald unhold ends it",
-        )
-    if expect_id and not chosen.id.startswith(expect_id):
-        raise RefusedError(
-            f"the plan is stale: {expect_id[:12]} was agreed to, now it would be {chosen.id[:12]}",
-            hint="look at the new plan, then apply again",
-        )
-    if chosen.refused and strict:
-        address, reason = chosen.refused[0]
-        more = f" (and {len(chosen.refused) - 1} more)" if len(chosen.refused) > 1 else ""
-        hint = REMEDY if reason.endswith(STAYS) else "set protect: false first"
-        raise RefusedError(f"{reason}{more}", subject=address, hint=hint)
 
 
 def _remaining(left: Plan) -> tuple[tuple[ResourceAddress, str], ...]:

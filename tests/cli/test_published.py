@@ -14,7 +14,8 @@ FOLDER = ROOT / "specs" / "schema" / "output"
 # each command hold real output against these.
 FORM_OF = {
     "validate": "validation", "plan": "plan", "apply": "apply", "destroy": "apply",
-    "reboot": "apply", "confirm": "apply", "undo": "apply", "rollback": "apply", "adopt": "adopt",
+    "reboot": "apply", "restore-network": "apply", "confirm": "apply", "undo": "apply",
+    "rollback": "apply", "adopt": "adopt",
     "hold": "hold", "unhold": "hold", "isolate": "isolation", "unisolate": "isolation",
     "status": "status", "get": "list", "drift": "drift",
     "reach": "reach", "verify": "verify", "describe": "description", "events": "event",
