@@ -157,6 +157,7 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
 def describe(ctx: click.Context, address: str, output: str) -> None:
     """Everything about one resource: identity, allocations, process, events."""
     settings = enter_host(ctx)
+    from reconciler.daemon.access import look_at_foreign_chains  # noqa: PLC0415
     from reconciler.daemon.replies import address as parsed  # noqa: PLC0415
     from reconciler.execution.views import description  # noqa: PLC0415
 
@@ -166,9 +167,12 @@ def describe(ctx: click.Context, address: str, output: str) -> None:
         raise MetaldError(
             "nothing by that address is managed here", subject=address, hint="see metald get vm"
         )
-    document = description(seen, managed, looking.events)
+    document = description(seen, managed, looking.events, run(look_at_foreign_chains()))
     if not print_data(document, output):
         policies = document.pop("policy")
+        for chain in document.pop("foreignChains"):
+            told = f"warning: chain {safe(chain)} drops what is forwarded, whatever is allowed here"
+            click.echo(click.style(told, fg="yellow"))
         for line in yaml_text(document).splitlines():
             click.echo(safe(line))
         for policy in policies:

@@ -27,7 +27,7 @@ from reconciler.errors import MetaldError
 from reconciler.execution.copies import Copies
 from reconciler.execution.drops import drops_document
 from reconciler.execution.engine import Request, Survey, decide
-from reconciler.execution.host import open_world, read_drops
+from reconciler.execution.host import foreign_forward_chains, open_world, read_drops
 from reconciler.execution.images import ImageStore
 from reconciler.execution.observation import recorded
 from reconciler.execution.state.records import (
@@ -173,6 +173,13 @@ async def look_at_drops(settings: Settings) -> dict[str, Any]:
     """What the rules dropped (`execution.drops`). Raises UnknownStateError."""
     with closing(open_reader(StatePaths(settings.state_dir))) as reader:
         return drops_document(reader.ledger(time.time()), await read_drops())
+
+
+async def look_at_foreign_chains() -> list[str]:
+    """Chains of other tables that drop what guests forward; empty when they cannot be listed."""
+    with suppress(MetaldError):
+        return await foreign_forward_chains()
+    return []
 
 
 def look_at_addresses(settings: Settings) -> tuple[Ledger, tuple[AddressRecord, ...]]:

@@ -110,9 +110,9 @@ async def _neighbours() -> list[Checked]:
     except MetaldError as error:
         return [Checked("other firewalls", "warn", str(error))]
     if not chains:
-        return [Checked("other firewalls", "ok", "no other forward chain drops by policy")]
+        return [Checked("other firewalls", "ok", "no other forward chain drops our traffic")]
     return [
-        Checked("other firewalls", "warn", f"chain {chain} drops forwarded traffic by policy",
+        Checked("other firewalls", "warn", f"chain {chain} drops what is forwarded",
                 "let it accept traffic between links named mt*")
         for chain in chains
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from reconciler.model.observed import Unknown, VmState
 from reconciler.network.advertising import Advertising
 from reconciler.network.drops import counters, read_drops, read_recent
 from reconciler.network.features import Features
+from reconciler.network.firewall import foreign_forward_chains
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.probing import host_addresses, probe
 from reconciler.network.tun import open_tap, reattach_tap
@@ -32,4 +33,7 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
     return World(network, drivers, observe_vms, ImageStore(state).look_at)
 
 
-__all__ = ["counters", "host_addresses", "open_world", "probe", "read_drops", "read_recent"]
+__all__ = [
+    "counters", "foreign_forward_chains", "host_addresses", "open_world", "probe", "read_drops",
+    "read_recent",
+]  # fmt: skip

@@ -5,7 +5,7 @@ Pure: built from the ledger, one observation and the generations. Format metald.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from reconciler.planning.resolution.origins import recorded_policies
 from reconciler.planning.resolution.recorded import recorded_vm
 
 LIST_FORMAT = "metald.list/v1"
+_FORWARDED = frozenset({"vm", "network"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,11 @@ def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
     return ("False", f"differs: {', '.join(wrong)}") if wrong else ("True", "as declared")
 
 
-def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict[str, Any]:
+def description(
+    seen: Seen, managed: Managed, events: tuple[Event, ...], foreign: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything about one resource: its item, what it holds, what it is held to and by whom, what
-    happened to it.
+    happened to it. ``foreign``: chains of others that drop what is forwarded.
     """
     held = [
         {"kind": entry.kind, "value": entry.value}
@@ -164,6 +167,7 @@ def description(seen: Seen, managed: Managed, events: tuple[Event, ...]) -> dict
         "policy": _policies(seen, managed),
         "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
         "isolation": None if isolation is None else isolation_document(isolation),
+        "foreignChains": list(foreign) if kind_of(managed.address) in _FORWARDED else [],
         "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
     }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +42,8 @@ _PORTS_LAST = frozenset({ALLOW, EGRESS, INGRESS})
 _WITHOUT_LINK = _PORTS_LAST | {
     "members", "member_prefixes", "own_prefixes", "guest_services", "prefix_out", "prefix_in"
 }  # fmt: skip
+_ROUTED_FAMILIES = frozenset({"inet", "ip6"})
+_NO_CONDITION = frozenset({"counter", "log"})
 # Key parts per container, and whether a value follows: what an element of ours looks like.
 _SHAPES: Mapping[str, tuple[int, bool]] = {
     **dict.fromkeys((TAPS, "any_mac", "any_source", "any_route", "any_scope"), (1, False)),
@@ -223,11 +225,28 @@ async def foreign_tables() -> list[Mapping[str, Any]]:
 
 
 async def foreign_forward_chains() -> list[str]:
-    """Other tables' chains on the forward hook that drop by policy: they can drop our traffic."""
-    return [
-        f"{body['family']} {body['table']} {body['name']}"
-        for entry in await foreign_tables()
-        if (body := entry.get("chain"))
-        and body.get("hook") == "forward"
-        and body.get("policy") == "drop"
-    ]
+    """Other tables' chains that drop what guests send: by their policy (Docker, ufw), or by a last
+    rule that takes all that is left (firewalld).
+    """
+    return list(dropping_forward_chains(await foreign_tables()))
+
+
+def dropping_forward_chains(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Of a listing: base chains on the forward hook of families that see IPv6 routed."""
+    last: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    chains: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for entry in entries:
+        if chain := entry.get("chain"):
+            if chain.get("hook") == "forward" and chain["family"] in _ROUTED_FAMILIES:
+                chains[chain["family"], chain["table"], chain["name"]] = chain
+        elif rule := entry.get("rule"):
+            last[rule["family"], rule["table"], rule["chain"]] = rule
+    for key, chain in chains.items():
+        if chain.get("policy") == "drop" or _drops_all(last.get(key, {}).get("expr", ())):
+            yield " ".join(key)
+
+
+def _drops_all(expressions: Sequence[Mapping[str, Any]]) -> bool:
+    """A rule without any condition, that ends what comes to it."""
+    words = [next(iter(entry), "") for entry in expressions]
+    return bool(words) and words[-1] in {"drop", "reject"} and set(words[:-1]) <= _NO_CONDITION

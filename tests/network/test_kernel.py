@@ -306,6 +306,16 @@ class TestFirewall:
                 add chain ip metald c { type filter hook input priority 0; policy accept; }
                 add table inet site
                 add chain inet site f { type filter hook forward priority 0; policy drop; }
+                add table ip docker
+                add chain ip docker f { type filter hook forward priority 0; policy drop; }
+                add table ip6 firewalld
+                add chain ip6 firewalld f { type filter hook forward priority 10; }
+                add rule ip6 firewalld f ct state established accept
+                add rule ip6 firewalld f counter reject with icmpv6 type admin-prohibited
+                add table inet fine
+                add chain inet fine f { type filter hook forward priority 5; }
+                add rule inet fine f iifname "x" drop
+                add chain inet fine in { type filter hook input priority 0; policy drop; }
                 """,
             )  # fmt: skip
             before, text = await firewall.foreign_tables(), nft("list", "ruleset")
@@ -314,7 +324,8 @@ class TestFirewall:
             await network.change_elements(port_elements(ONE), port_elements(TWO))
             await network.load_firewall()
             assert await firewall.foreign_tables() == before
-            assert await firewall.foreign_forward_chains() == ["inet site f"]
+            found = await firewall.foreign_forward_chains()
+            assert found == ["inet site f", "ip6 firewalld f"], "neither IPv4's, nor one's rule"
             for _ in range(2):
                 await network.remove_firewall()
             assert await firewall.foreign_tables() == before

@@ -54,6 +54,22 @@ def foreign(host: Host) -> dict[str, str]:
     return found
 
 
+def test_who_drops_what_is_forwarded_is_named(host: Host, metald: Shell) -> None:
+    text = "table ip6 ufw { chain f { type filter hook forward priority 0; policy drop; }; }"
+    (host.folder / "ufw.nft").write_text(text)
+    host.write("fleet.yaml", tenant("acme") + network("acme", "lan") + vm("acme", "a", SIMULATED))
+    metald.run("apply", str(host.specs), "--yes")
+    for address in ("vm/acme/a", "network/acme/lan", "tenant/acme"):
+        assert metald.json("describe", address)["foreignChains"] == []
+    host.inside("nft", "-f", str(host.folder / "ufw.nft"))
+    assert metald.json("describe", "vm/acme/a")["foreignChains"] == ["ip6 ufw f"]
+    assert metald.json("describe", "tenant/acme")["foreignChains"] == []
+    said = metald.run("describe", "network/acme/lan").stdout
+    assert "warning: chain ip6 ufw f drops what is forwarded" in said
+    doctor = {check["found"] for check in metald.json("doctor", expect=None)["items"]}
+    assert "chain ip6 ufw f drops what is forwarded" in doctor
+
+
 def test_every_foreign_table_is_the_same_after_every_apply(host: Host, metald: Shell) -> None:
     (host.folder / "foreign.nft").write_text(FOREIGN)
     done = host.inside("nft", "-f", str(host.folder / "foreign.nft"))
