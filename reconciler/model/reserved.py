@@ -12,10 +12,9 @@ RESERVED_KINDS = frozenset({"VMSet"})
 # Field paths by kind; list indices are left out.
 RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
     "Tenant": frozenset({"spec.quota.disk"}),
-    "Network": frozenset({"spec.dns"}),
     "VM": frozenset({"spec.disks", "spec.cloudInit"}),
     "Image": frozenset({"spec.rootfs"}),
-    "Host": frozenset({"spec.capacity", "spec.uplink.resolver"}),
+    "Host": frozenset({"spec.capacity"}),
     # What only bills made from measured use can honour.
     "PricePlan": frozenset(
         {

@@ -50,7 +50,8 @@ class Port:
     permanent neighbour; ``link_local``: the guest's one EUI-64 link-local address; ``uid``: the
     interface's identity, which a rename of VM or network does not change; ``policy``: what it may
     send and receive; ``segment``: the number that rules between networks know it by, its zone
-    unless rules select VMs by label; ``delegated``: whole /64 prefixes behind the guest.
+    unless rules select VMs by label; ``delegated``: whole /64 prefixes behind the guest;
+    ``resolvers``: addresses of name servers that the guest is told.
     """
 
     tap: str
@@ -65,6 +66,7 @@ class Port:
     policy: InterfacePolicy = PROFILES["high"]
     segment: int = 0
     delegated: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
 
     @property
     def rules_zone(self) -> int:
@@ -90,6 +92,7 @@ class GuestInterface:
     tap: str
     mac: str
     addresses: tuple[str, ...]
+    resolvers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,13 @@ class LaunchSpec:
         """Inverse of ``to_json``. Raises KeyError or TypeError for foreign data."""
         boot = data["boot"]
         interfaces = tuple(
-            GuestInterface(**{**entry, "addresses": tuple(entry["addresses"])})
+            GuestInterface(
+                **{
+                    **entry,
+                    "addresses": tuple(entry["addresses"]),
+                    "resolvers": tuple(entry.get("resolvers", ())),
+                }
+            )
             for entry in data["interfaces"]
         )
         return LaunchSpec(

@@ -124,6 +124,12 @@ class NetworkSpec(SpecModel):
         "list; another tenant is reached only where both sides list each other",
     )
 
+    dns: tuple[Address6, ...] | None = Field(
+        default=None,
+        max_length=3,
+        description="resolvers given to guests; not given: the resolver of the host's uplink",
+    )
+
     def peers(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """(path, peer) of every rule that is written here and names its peer."""
         return ((path, peer) for path, peer in self._all_peers() if isinstance(peer, str))

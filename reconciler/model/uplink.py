@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from reconciler.model.base import SpecModel
-from reconciler.model.scalars import Count, Prefix6
+from reconciler.model.scalars import Address6, Count, Prefix6
 
 # What the kernel takes as a link's name (dev_valid_name in net/core/dev.c), without oddities.
 LINK_NAME = r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$"
@@ -60,6 +60,10 @@ class Uplink(SpecModel):
         default=None,
         description="where a NAT64 beyond the uplinks takes packets for IPv4, like 64:ff9b::/96: "
         "part of what rules call internet",
+    )
+
+    resolver: Address6 | None = Field(
+        default=None, description="given to guests of networks that name none in dns"
     )
 
     @model_validator(mode="after")

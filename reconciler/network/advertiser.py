@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,14 +41,18 @@ _MTU: Final = 1500
 _AUTONOMOUS: Final = 0x40  # not on-link: all of it goes by the router
 
 
-def advertisement(prefix: str) -> bytes:
-    """A router advertisement of one /64 (RFC 4861, 4.2 and 4.6.2), checksum left to the kernel."""
+def advertisement(prefix: str, resolvers: Sequence[str] = ()) -> bytes:
+    """A router advertisement of one /64 (RFC 4861, 4.2 and 4.6.2) with resolvers (RFC 8106, 5.1),
+    checksum left to the kernel.
+    """
     address, _, length = prefix.partition("/")
     packed = socket.inet_pton(socket.AF_INET6, address)
     head = struct.pack("!BBHBBHII", _ROUTER_ADVERT, 0, 0, 64, 0, _LIFETIME_S, 0, 0)
     mtu = struct.pack("!BBHI", 5, 1, 0, _MTU)
     information = struct.pack("!BBBBIII", 3, 4, int(length), _AUTONOMOUS, _FOREVER, _FOREVER, 0)
-    return head + mtu + information + packed
+    names = b"".join(socket.inet_pton(socket.AF_INET6, entry) for entry in resolvers)
+    told = struct.pack("!BBHI", 25, 1 + 2 * len(resolvers), 0, _FOREVER) + names
+    return head + mtu + information + packed + (told if resolvers else b"")
 
 
 class Advertiser:
@@ -58,24 +62,24 @@ class Advertiser:
         # By descriptor: nobody need be let through the folders above it.
         self._folder = os.open(folder, os.O_DIRECTORY | os.O_PATH | os.O_CLOEXEC)
         self._socket = _opened()
-        self._prefixes: Mapping[str, str] = {}
+        self._told: Mapping[str, Sequence[str]] = {}  # the prefix, then its resolvers
         self._queue: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # an entry of the queue counts that says the same
         self._answered: dict[str, float] = {}
 
     def read(self) -> None:
         """Take what the file says now; who is new in it is told at once."""
-        before = self._prefixes
+        before = self._told
         with suppress(FileNotFoundError):
             descriptor = os.open(PREFIXES, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
             with os.fdopen(descriptor, encoding="utf-8") as file:
-                self._prefixes = json.load(file)
+                self._told = json.load(file)
         now = time.monotonic()
-        for tap, prefix in self._prefixes.items():
-            if before.get(tap) != prefix:
+        for tap, told in self._told.items():
+            if before.get(tap) != told:
                 self._plan(tap, now)
         for known in (self._due, self._answered):
-            for tap in known.keys() - self._prefixes.keys():
+            for tap in known.keys() - self._told.keys():
                 del known[tap]
 
     def _plan(self, tap: str, at_s: float) -> None:
@@ -94,7 +98,7 @@ class Advertiser:
         while self._queue and self._queue[0][0] <= time.monotonic():
             at_s, tap = heapq.heappop(self._queue)
             if self._due.get(tap) == at_s:
-                self._send(tap, self._prefixes[tap], _ALL_NODES)
+                self._send(tap, _ALL_NODES)
                 self._plan(tap, time.monotonic() + _EVERY_S)
 
     def _answer(self) -> None:
@@ -103,22 +107,22 @@ class Advertiser:
         now = time.monotonic()
         with suppress(OSError):
             tap = socket.if_indextoname(index)
-            prefix = self._prefixes.get(tap)
             recently = now - self._answered.get(tap, -_PAUSE_S) < _PAUSE_S
-            if prefix is None or recently or hops != _HOP_LIMIT or data[:1] != b"\x85":
+            if tap not in self._told or recently or hops != _HOP_LIMIT or data[:1] != b"\x85":
                 return
             self._answered[tap] = now
             # Who asks without an address yet is told with all nodes: on a tap that is one.
             asker = str(sender[0]).partition("%")[0]
-            self._send(tap, prefix, _ALL_NODES if asker == "::" else asker)
+            self._send(tap, _ALL_NODES if asker == "::" else asker)
 
-    def _send(self, tap: str, prefix: str, to: str) -> None:
+    def _send(self, tap: str, to: str) -> None:
+        prefix, *resolvers = self._told[tap]
         # A tap that is gone, or not up yet: who comes up asks.
         with suppress(OSError):
             index = socket.if_nametoindex(tap)
             source = struct.pack("=16sI", _GATEWAY, index)
             told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
-            self._socket.sendmsg([advertisement(prefix)], told, 0, (to, 0, 0, index))
+            self._socket.sendmsg([advertisement(prefix, resolvers)], told, 0, (to, 0, 0, index))
 
 
 def _opened() -> socket.socket:

@@ -35,17 +35,18 @@ class Advertising:
         """What is advertised now; nothing when nobody does it. Raises UnknownStateError."""
         if self._pid() is None:
             return frozenset()
-        return frozenset(Element(ADVERTISED, (tap, p)) for tap, p in self._read().items())
+        return frozenset(_element(tap, told) for tap, told in self._read().items())
 
     def change(self, add: Iterable[Element], remove: Iterable[Element]) -> None:
         """Advertise these, and those no more; start the process where it is not. Raises
         MetaldError; doing it again completes it.
         """
-        gone = {entry.key for entry in remove}
-        known = {tap: p for tap, p in self._read().items() if (tap, p) not in gone}
+        gone = frozenset(remove)
+        # What tells something else by now stays: another step has replaced it.
+        known = {tap: told for tap, told in self._read().items() if _element(tap, told) not in gone}
         for entry in add:
             tap, prefix = entry.key
-            known[tap] = prefix
+            known[tap] = [prefix, *entry.value.split()]
         if not known:
             self.stop()
             return
@@ -68,9 +69,9 @@ class Advertising:
                 (self._folder / name).unlink(missing_ok=True)
             self._folder.rmdir()
 
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, list[str]]:
         try:
-            found: dict[str, str] = json.loads((self._folder / PREFIXES).read_text("utf-8"))
+            found: dict[str, list[str]] = json.loads((self._folder / PREFIXES).read_text("utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
@@ -103,3 +104,8 @@ class Advertising:
                 what = "did not start" if lives else "does not end"
                 raise TransientError(f"what advertises prefixes to guests {what}")
             time.sleep(0.01)
+
+
+def _element(tap: str, told: list[str]) -> Element:
+    prefix, *resolvers = told
+    return Element(ADVERTISED, (tap, prefix), " ".join(resolvers))

@@ -38,7 +38,7 @@ class Ground:
     static: tuple[frozenset[str], tuple[IPv6Network, ...]]
     security: Mapping[ResourceAddress, Secured]
     segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
-    lacking: Mapping[str, str]
+    told: tuple[Mapping[str, str], Mapping[ResourceAddress, tuple[str, ...]]]
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""
@@ -51,7 +51,7 @@ class Ground:
                 (self.images, other.images),
                 (self.prefixes, other.prefixes),
                 (self.zones, other.zones),
-                (self.lacking, other.lacking),
+                (self.told, other.told),
                 (self.static, other.static),
                 (self.security, other.security),
                 (self.segments, other.segments),

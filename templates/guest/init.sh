@@ -2,6 +2,7 @@
 # First process of metald's minimal guest. Everything it needs comes on the kernel command
 # line; the words are made by reconciler/hypervisors/image/cmdline.py:
 #   metald.name=TENANT/VM  metald.gw=fe80::1  metald.if=MAC,ADDRESS[,ADDRESS...]  (one per interface)
+#   metald.dns=ADDRESS[,ADDRESS...]
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -17,12 +18,13 @@ for module in $(cat /modules/order); do
     insmod /modules/"$module" 2>/dev/null
 done
 
-name=guest gateway=fe80::1 interfaces=
+name=guest gateway=fe80::1 interfaces= resolvers=
 for word in $(cat /proc/cmdline); do
     case $word in
         metald.name=*) name=${word#*=} ;;
         metald.gw=*) gateway=${word#*=} ;;
         metald.if=*) interfaces="$interfaces ${word#*=}" ;;
+        metald.dns=*) resolvers=$(echo "${word#*=}" | tr , ' ') ;;
     esac
 done
 hostname "${name#*/}"
@@ -44,6 +46,13 @@ for interface in $interfaces; do
         [ $first = yes ] && ip -6 route add default via "$gateway" dev "$link"
         first=no
     done
+done
+
+mkdir -p /etc
+for resolver in $resolvers; do
+    # A link-local one, the host itself, is asked by the first interface.
+    case $resolver in fe80:*) resolver=$resolver%eth0 ;; esac
+    echo "nameserver $resolver" >>/etc/resolv.conf
 done
 
 acpid -c /etc/acpi -a /etc/acpid.conf -M /etc/acpi.map -l /dev/null

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from tests.integration.host import SIMULATED, Host, network, tenant, vm
+from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
 from tests.integration.outside import guest_of, port_of
 from tests.integration.shell import Shell
 from tests.network.frames import Guest, udp_packet
@@ -107,3 +107,28 @@ def test_names_that_cannot_be_written_stop_nothing(host: Host, metald: Shell) ->
     host.runs.names.write_text("a file where the folder should be")
     metald.run("apply", declare(host, "one"), "--yes")
     assert len(host.links()) == 1
+
+
+@pytest.mark.vm
+def test_a_guest_is_told_its_resolvers_and_the_new_ones_when_it_starts_again(
+    host: Host, metald: Shell
+) -> None:
+    def declared(*resolvers: str) -> str:
+        dns = f"dns: [{', '.join(map(repr, resolvers))}]"
+        host.write(
+            "fleet.yaml", tenant("acme") + network("acme", "lan", dns) + vm("acme", "a", QEMU)
+        )
+        return str(host.specs)
+
+    metald.run("apply", declared("2001:db8:53::1", "fe80::1"), "--yes")
+    host.wait_for_guests()
+    known = "grep -qx 'nameserver {}' /etc/resolv.conf"
+    for name in ("2001:db8:53::1", "fe80::1%eth0"):
+        assert host.guest("vm/acme/a", known.format(name)), name
+    pids = host.pids()
+    metald.run("apply", declared("2001:db8:53::2"), "--yes")
+    assert host.pids() == pids, "nothing is restarted for it"
+    metald.run("reboot", "vm/acme/a")
+    host.wait_for_guests()
+    assert host.guest("vm/acme/a", known.format("2001:db8:53::2"))
+    assert not host.guest("vm/acme/a", known.format("2001:db8:53::1"))

@@ -80,6 +80,18 @@ def prefix_in(advert: bytes) -> tuple[str, int, int]:
     pytest.fail("no prefix in it")
 
 
+def resolvers_in(advert: bytes) -> list[str]:
+    """Addresses of its option for resolvers (RFC 8106)."""
+    found, at = [], 16
+    while at < len(advert):
+        kind, length = advert[at], 8 * advert[at + 1]
+        if kind == 25:
+            packed = advert[at + 8 : at + length]
+            found += [str(IPv6Address(packed[n : n + 16])) for n in range(0, len(packed), 16)]
+        at += length
+    return found
+
+
 def ask(guest: Guest, *, hops: int = 255) -> None:
     packet = bytearray(discovery(guest.link_local, ALL_ROUTERS, ROUTER_SOLICIT, bytes(4)))
     packet[7] = hops
@@ -141,6 +153,17 @@ def test_who_is_new_is_told_unasked_and_a_forger_is_not_answered(
                 await network.change_elements(new - old, old - new)
                 (advert,) = adverts(one, ARRIVES_S)
                 assert prefix_in(advert)[0] == "fd20:acde:0:c5::"
+                assert resolvers_in(advert) == []
+                named = replace(again, resolvers=("2001:db8:53::1", "fe80::1"))
+                old, new = new, port_elements(named)
+                await network.change_elements(new - old, frozenset())
+                await network.change_elements(frozenset(), old - new)
+                (advert,) = adverts(one, ARRIVES_S)
+                assert resolvers_in(advert) == ["2001:db8:53::1", "fe80::1"]
+                seen = (await network.observe()).firewall.elements
+                assert {e for e in seen if e.container == ADVERTISED} >= {
+                    Element(ADVERTISED, (ONE.tap, "fd20:acde:0:c5::/64"), "2001:db8:53::1 fe80::1")
+                }
 
     inside(body)
 

@@ -13,6 +13,8 @@ _COMMON = (
     "tsc=reliable", "no_timer_check", "mitigations=off", "rdinit=/init",
 )  # fmt: skip
 
+_RESOLVERS = 3  # MAXNS in resolv.h
+
 
 def kernel_cmdline(
     name: str, interfaces: Sequence[GuestInterface], *, machine: str, extra: str = ""
@@ -25,6 +27,9 @@ def kernel_cmdline(
     words += [
         f"metald.if={','.join((interface.mac, *interface.addresses))}" for interface in interfaces
     ]
+    resolvers = dict.fromkeys(name for entry in interfaces for name in entry.resolvers)
+    if resolvers:
+        words.append(f"metald.dns={','.join([*resolvers][:_RESOLVERS])}")
     if machine == "microvm":
         words.append("reboot=t")
     if extra:

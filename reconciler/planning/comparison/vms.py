@@ -84,7 +84,7 @@ def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
 def _comparable(launch: LaunchSpec) -> LaunchSpec:
     # Where boot files lie, and what VM and networks are called, does not matter to a running
     # guest; what is in the files does.
-    unnamed = tuple(replace(entry, network="") for entry in launch.interfaces)
+    unnamed = tuple(replace(entry, network="", resolvers=()) for entry in launch.interfaces)
     launch = replace(launch, vm=ResourceAddress(""), interfaces=unnamed)
     if launch.boot is None:
         return launch

@@ -32,8 +32,8 @@ def is_another_generation(before: Mapping[str, Any], after: Mapping[str, Any]) -
     """A recorded spec asks for something else, and does not only call things otherwise.
 
     Labels and what rules make of them, how it is reconciled, the names of networks, what follows
-    from their policies and the places of boot files do not count: a VM that ended for good is not
-    started again for them.
+    from their policies, their resolvers and the places of boot files do not count: a VM that ended
+    for good is not started again for them.
     """
     return _substance(before) != _substance(after)
 
@@ -43,7 +43,7 @@ def _substance(spec: Mapping[str, Any]) -> dict[str, Any]:
     if "interfaces" in found:
         interfaces = found["interfaces"]
         found["interfaces"] = [
-            {**entry, "network": entry.get("zone"), "security": None, "segment": None}
+            {**entry, "network": entry.get("zone"), "security": None, "segment": None, "dns": None}
             for entry in interfaces
         ]
     if found.get("boot"):
@@ -117,6 +117,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         policy=recorded_policy(entry.get("security")),
         segment=int(entry.get("segment", 0)),
         delegated=(entry["prefix"],) if "prefix" in entry else (),
+        resolvers=tuple(entry.get("dns", ())),
     )
 
 
@@ -166,7 +167,13 @@ def _launch(managed: Managed, unix_id: int) -> LaunchSpec:
             boot["cmdline"],
         ),
         interfaces=tuple(
-            GuestInterface(entry["network"], entry["tap"], entry["mac"], tuple(entry["addresses"]))
+            GuestInterface(
+                entry["network"],
+                entry["tap"],
+                entry["mac"],
+                tuple(entry["addresses"]),
+                tuple(entry.get("dns", ())),
+            )
             for entry in spec["interfaces"]
         ),
     )

@@ -202,6 +202,8 @@ def _network(work: Work, network: Network) -> None:
     if prefix is None:
         return
     work.security[address] = secured
+    if resolvers := _resolvers(work, network):
+        work.resolvers[address] = resolvers
     work.prefixes[address] = prefix
     zone = work.claims.draw("zone", identity.zones(uid), owner=uid, resource=address)
     work.zones[address] = int(zone)
@@ -209,6 +211,15 @@ def _network(work: Work, network: Network) -> None:
     spec = _network_spec(network, secured, (prefix, int(zone)))
     told = [recorded_segment(number, key) for key, number in work.segments[address].items()]
     _record(work, network, {**spec, "segments": told} if told else spec)
+
+
+def _resolvers(work: Work, network: Network) -> tuple[str, ...]:
+    """The network's own, where it names any or none at all, else the uplink's."""
+    if network.spec.dns is not None:
+        return tuple(map(str, network.spec.dns))
+    uplinks = (host.spec.uplink for host in work.fleet.hosts.values())
+    named = (str(u.resolver) for u in uplinks if u is not None and u.resolver is not None)
+    return tuple(named)
 
 
 def _segments(work: Work, network: ResourceAddress, uid: str) -> dict[Key, int]:

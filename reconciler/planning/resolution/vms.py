@@ -75,7 +75,7 @@ def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
         work.prefixes, work.zones, (frozenset(work.static_addresses), tuple(work.static)),
-        work.security, (work.selected, work.segments), work.lacking,
+        work.security, (work.selected, work.segments), (work.lacking, work.resolvers),
     )  # fmt: skip
 
 
@@ -101,7 +101,9 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
         address, uid, int(draw), vm.spec.hypervisor, vm.spec.machine,
         vm.spec.vcpus, vm.spec.memory, boot,
         tuple(
-            GuestInterface(interface.network, port.tap, port.mac, port.addresses)
+            GuestInterface(
+                interface.network, port.tap, port.mac, port.addresses, port.resolvers
+            )
             for interface, port in zip(vm.spec.interfaces, ports, strict=True)
         ),
     )  # fmt: skip
@@ -129,6 +131,7 @@ def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) ->
             "uid": port.uid,
             **({"prefix": port.delegated[0]} if port.delegated else {}),
             **({"segment": port.segment} if port.segment else {}),
+            **({"dns": list(port.resolvers)} if port.resolvers else {}),
             **_security(work, vm, interface),
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
@@ -203,6 +206,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         policy=policy,
         segment=work.segment_of(network, vm.metadata.labels),
         delegated=delegated,
+        resolvers=work.resolvers_of(network),
     )
 
 

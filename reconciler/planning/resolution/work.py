@@ -45,6 +45,7 @@ class Work:
     segments: dict[ResourceAddress, dict[Key, int]] = field(default_factory=dict)
     static: list[IPv6Network] = field(default_factory=list)
     static_addresses: set[str] = field(default_factory=set)
+    resolvers: dict[ResourceAddress, tuple[str, ...]] = field(default_factory=dict)
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     _boots: dict[tuple[str | None, ...], BootFiles | ImageFacts] = field(default_factory=dict)
@@ -54,6 +55,10 @@ class Work:
         selected = self.selected.get(network)
         key = selected.key_of(labels) if selected is not None else ()
         return self.segments[network][key] if key else 0
+
+    def resolvers_of(self, network: ResourceAddress) -> tuple[str, ...]:
+        """What guests of a network ask for names."""
+        return self.resolvers.get(network, ())
 
     def boot_files(self, boot: Boot) -> BootFiles | ImageFacts:
         """As ``images.boot_files``; most VMs boot the same."""
