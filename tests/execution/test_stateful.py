@@ -31,8 +31,10 @@ from reconciler.execution.confirming import Asked
 from reconciler.execution.engine import Request, Terms, decide
 from reconciler.execution.outcome import Outcome
 from reconciler.model.fleet import Fleet
+from reconciler.model.ledger import Ledger
 from reconciler.planning.canonical import canonical_json
 from reconciler.planning.documents.render import plan_document
+from reconciler.planning.documents.undo import remember
 from reconciler.planning.planner import Scope
 from tests.planning.test_cases import fleet_of
 from tests.simulation.simulation import SOURCE, make_template
@@ -120,8 +122,7 @@ class Fleets(RuleBasedStateMachine):
     @rule(writes=st.one_of(st.none(), st.integers(0, 40)))
     def apply_until_confirmed(self, writes: int | None) -> None:
         request = self.request(defer_deletes=True)
-        before = self.sim.on_record().managed
-        self.before = {a: (entry.uid, entry.spec) for a, entry in before.items()}
+        self.before = _remembered(self.sim.on_record())
         confirming = self.sim.confirming()
         begin = confirming.prepare(Asked(request.fleet, SOURCE, request.scope), 60.0)
         self.sim.cut.writes_left = writes
@@ -154,8 +155,7 @@ class Fleets(RuleBasedStateMachine):
             return
         assert outcome.is_complete == (not self.pending)
         if outcome.is_complete:
-            now = self.sim.on_record().managed
-            assert {a: (entry.uid, entry.spec) for a, entry in now.items()} == self.before
+            assert _remembered(self.sim.on_record()) == self.before
             self.seen["undone"] += 1
         else:
             refused = self.finish(self.sim.confirming().confirm)
@@ -217,6 +217,13 @@ class Fleets(RuleBasedStateMachine):
         ledger = sim.on_record()
         made = [_planned(entry, observed, ledger) for entry in (request, request, shuffled)]
         assert made[0] == made[1] == made[2]
+
+
+def _remembered(ledger: Ledger) -> dict[str, Any]:
+    """What is on record, the networks of interfaces by the names that they have themselves: who was
+    held while one was renamed has its old name.
+    """
+    return {entry.address: (entry.uid, entry.spec) for entry in remember(ledger)}
 
 
 def _planned(request: Request, observed: Any, ledger: Any) -> str:
