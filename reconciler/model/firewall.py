@@ -30,7 +30,7 @@ GUEST_SERVICES, PREFIX_OUT, PREFIX_IN = "guest_services", "prefix_out", "prefix_
 # Addresses of guests that the host answers for on an uplink: entries of the kernel's neighbour
 # tables, no set's.
 PROXIES: Final = "proxies"
-# Prefixes that the host advertises to guests (SLAAC), with their resolvers: no set's either.
+# Prefixes that the host advertises to guests (SLAAC), with resolvers and a NAT64: no set's either.
 ADVERTISED: Final = "advertised"
 FACTS: Final = frozenset(
     {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN, PROXIES}
@@ -135,7 +135,8 @@ def port_elements(port: Port) -> frozenset[Element]:
     found += [Element("source_prefixes", (tap, _upper(prefix))) for prefix in port.delegated]
     if policy.slaac:
         for prefix in port.delegated:
-            found.append(Element(ADVERTISED, (tap, prefix), " ".join(port.resolvers)))
+            told = (*port.resolvers, *filter(None, (port.nat64,)))
+            found.append(Element(ADVERTISED, (tap, prefix), " ".join(told)))
             found.append(Element("target_prefixes", (tap, _upper(prefix))))
     if policy.intra_network:
         found += [Element("members", (zone, address)) for address in port.addresses]

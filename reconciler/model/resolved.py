@@ -51,7 +51,8 @@ class Port:
     interface's identity, which a rename of VM or network does not change; ``policy``: what it may
     send and receive; ``segment``: the number that rules between networks know it by, its zone
     unless rules select VMs by label; ``delegated``: whole /64 prefixes behind the guest;
-    ``resolvers``: addresses of name servers that the guest is told.
+    ``resolvers``: addresses of name servers that the guest is told; ``nat64``: the prefix by which
+    it reaches IPv4, where that is advertised to it.
     """
 
     tap: str
@@ -67,6 +68,7 @@ class Port:
     segment: int = 0
     delegated: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()
+    nat64: str = ""
 
     @property
     def rules_zone(self) -> int:

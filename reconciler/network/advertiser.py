@@ -38,13 +38,16 @@ _LIFETIME_S, _EVERY_S, _FOREVER = 1800, 600.0, 0xFFFFFFFF
 # A guest is answered once a second at most; what it asks meanwhile that answer told.
 _PAUSE_S: Final = 1.0
 _MTU: Final = 1500
+_NAT64_LENGTHS: Final = (96, 64, 56, 48, 40, 32)  # by their code
 _AUTONOMOUS: Final = 0x40  # not on-link: all of it goes by the router
 
 
-def advertisement(prefix: str, resolvers: Sequence[str] = ()) -> bytes:
-    """A router advertisement of one /64 (RFC 4861, 4.2 and 4.6.2) with resolvers (RFC 8106, 5.1),
-    checksum left to the kernel.
+def advertisement(prefix: str, besides: Sequence[str] = ()) -> bytes:
+    """A router advertisement of one /64 (RFC 4861, 4.2 and 4.6.2), checksum left to the kernel.
+
+    ``besides``: addresses of resolvers (RFC 8106, 5.1), and the prefix of a NAT64 (RFC 8781).
     """
+    resolvers = [entry for entry in besides if "/" not in entry]
     address, _, length = prefix.partition("/")
     packed = socket.inet_pton(socket.AF_INET6, address)
     head = struct.pack("!BBHBBHII", _ROUTER_ADVERT, 0, 0, 64, 0, _LIFETIME_S, 0, 0)
@@ -52,7 +55,15 @@ def advertisement(prefix: str, resolvers: Sequence[str] = ()) -> bytes:
     information = struct.pack("!BBBBIII", 3, 4, int(length), _AUTONOMOUS, _FOREVER, _FOREVER, 0)
     names = b"".join(socket.inet_pton(socket.AF_INET6, entry) for entry in resolvers)
     told = struct.pack("!BBHI", 25, 1 + 2 * len(resolvers), 0, _FOREVER) + names
-    return head + mtu + information + packed + (told if resolvers else b"")
+    translated = b"".join(_nat64(entry) for entry in besides if "/" in entry)
+    return head + mtu + information + packed + (told if resolvers else b"") + translated
+
+
+def _nat64(prefix: str) -> bytes:
+    """RFC 8781, 4: lifetime in units of 8 s, the length as a code, the first 96 bits."""
+    address, _, length = prefix.partition("/")
+    scaled = _LIFETIME_S // 8 << 3 | _NAT64_LENGTHS.index(int(length))
+    return struct.pack("!BBH", 38, 2, scaled) + socket.inet_pton(socket.AF_INET6, address)[:12]
 
 
 class Advertiser:
@@ -62,7 +73,7 @@ class Advertiser:
         # By descriptor: nobody need be let through the folders above it.
         self._folder = os.open(folder, os.O_DIRECTORY | os.O_PATH | os.O_CLOEXEC)
         self._socket = _opened()
-        self._told: Mapping[str, Sequence[str]] = {}  # the prefix, then its resolvers
+        self._told: Mapping[str, Sequence[str]] = {}  # the prefix, then what else
         self._queue: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}  # an entry of the queue counts that says the same
         self._answered: dict[str, float] = {}
@@ -116,13 +127,13 @@ class Advertiser:
             self._send(tap, _ALL_NODES if asker == "::" else asker)
 
     def _send(self, tap: str, to: str) -> None:
-        prefix, *resolvers = self._told[tap]
+        prefix, *besides = self._told[tap]
         # A tap that is gone, or not up yet: who comes up asks.
         with suppress(OSError):
             index = socket.if_nametoindex(tap)
             source = struct.pack("=16sI", _GATEWAY, index)
             told = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, source)]
-            self._socket.sendmsg([advertisement(prefix, resolvers)], told, 0, (to, 0, 0, index))
+            self._socket.sendmsg([advertisement(prefix, besides)], told, 0, (to, 0, 0, index))
 
 
 def _opened() -> socket.socket:

@@ -38,7 +38,7 @@ class Ground:
     static: tuple[frozenset[str], tuple[IPv6Network, ...]]
     security: Mapping[ResourceAddress, Secured]
     segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
-    told: tuple[Mapping[str, str], Mapping[ResourceAddress, tuple[str, ...]]]
+    told: tuple[Mapping[str, str], Mapping[ResourceAddress, tuple[str, ...]], str]
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""

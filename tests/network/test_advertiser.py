@@ -16,6 +16,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPREF64
 
 from reconciler.model.firewall import ADVERTISED, Element, port_elements
 from reconciler.model.security import PROFILES
@@ -154,16 +155,20 @@ def test_who_is_new_is_told_unasked_and_a_forger_is_not_answered(
                 (advert,) = adverts(one, ARRIVES_S)
                 assert prefix_in(advert)[0] == "fd20:acde:0:c5::"
                 assert resolvers_in(advert) == []
-                named = replace(again, resolvers=("2001:db8:53::1", "fe80::1"))
+                named = replace(
+                    again, resolvers=("2001:db8:53::1", "fe80::1"), nat64="64:ff9b::/96"
+                )
                 old, new = new, port_elements(named)
                 await network.change_elements(new - old, frozenset())
                 await network.change_elements(frozenset(), old - new)
                 (advert,) = adverts(one, ARRIVES_S)
                 assert resolvers_in(advert) == ["2001:db8:53::1", "fe80::1"]
+                # Scapy reads it as others would.
+                read = ICMPv6ND_RA(advert)[ICMPv6NDOptPREF64]
+                assert (read.prefix, read.plc, read.scaledlifetime) == ("64:ff9b::", 0, 225)
                 seen = (await network.observe()).firewall.elements
-                assert {e for e in seen if e.container == ADVERTISED} >= {
-                    Element(ADVERTISED, (ONE.tap, "fd20:acde:0:c5::/64"), "2001:db8:53::1 fe80::1")
-                }
+                told = "2001:db8:53::1 fe80::1 64:ff9b::/96"
+                assert Element(ADVERTISED, (ONE.tap, "fd20:acde:0:c5::/64"), told) in seen
 
     inside(body)
 

@@ -79,3 +79,19 @@ def test_an_undo_brings_them_back() -> None:
     assert recorded(world) is None
     world.apply(undo_of(before, world.ledger()))
     assert recorded(world) == [ONE]
+
+
+def test_who_is_advertised_to_is_told_of_the_nat64_too() -> None:
+    world = World()
+    uplink = {"uplink": {"interface": "up0", "nat64": "64:ff9b::/96"}}
+    loose: dict[str, Any] = {"policy": {"slaac": True, "sourceValidation": {"address": "prefix"}}}
+    rows = [document("Host", "rack", spec=uplink), document("Tenant", "acme"),
+            document("Network", "front", "acme")]  # fmt: skip
+    own = {"interfaces": [{"network": "front", "prefix": "auto/64", **loose}]}
+    fleet = fleet_of([*rows, vm("a", spec=own), vm("b")])
+    world.apply(fleet)
+    assert {e.value for e in world.elements if e.container == ADVERTISED} == {"64:ff9b::/96"}
+    told = {a: m.spec["interfaces"][0].get("nat64") for a, m in world.managed.items()
+            if a.startswith("vm/")}  # fmt: skip
+    assert told == {"vm/acme/a": "64:ff9b::/96", "vm/acme/b": None}
+    assert world.plan(fleet).is_empty

@@ -26,7 +26,9 @@ from reconciler.planning.canonical import digest
 
 # By address: report, or an end of freezing with its owner and reason.
 Modes = Mapping[ResourceAddress, str | Mapping[str, Any]]
-_DERIVED = frozenset({"addresses", "prefix", "mac", "tap", "zone", "uid", "security", "dns"})
+_DERIVED = frozenset(
+    {"addresses", "prefix", "mac", "tap", "zone", "uid", "security", "dns", "nat64"}
+)
 
 
 def declared_digest(spec: Mapping[str, Any]) -> str:

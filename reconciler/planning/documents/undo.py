@@ -115,7 +115,7 @@ def _declared(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
-    added = {"addresses", "mac", "tap", "zone", "uid", "security", "segment", "dns"}
+    added = {"addresses", "mac", "tap", "zone", "uid", "security", "segment", "dns", "nat64"}
     kept = {key: value for key, value in entry.items() if key not in added}
     return {**kept, "address": entry["addresses"][0]}
 

@@ -27,6 +27,9 @@ from reconciler.model.resolved import (
 )
 from reconciler.planning.resolution.control_values import recorded_policy
 
+# Of an interface on record, what follows from others' documents.
+_NO_SUBSTANCE = ("security", "segment", "dns", "nat64")
+
 
 def is_another_generation(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """A recorded spec asks for something else, and does not only call things otherwise.
@@ -43,7 +46,7 @@ def _substance(spec: Mapping[str, Any]) -> dict[str, Any]:
     if "interfaces" in found:
         interfaces = found["interfaces"]
         found["interfaces"] = [
-            {**entry, "network": entry.get("zone"), "security": None, "segment": None, "dns": None}
+            {**entry, "network": entry.get("zone"), **dict.fromkeys(_NO_SUBSTANCE)}
             for entry in interfaces
         ]
     if found.get("boot"):
@@ -118,6 +121,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         segment=int(entry.get("segment", 0)),
         delegated=(entry["prefix"],) if "prefix" in entry else (),
         resolvers=tuple(entry.get("dns", ())),
+        nat64=entry.get("nat64", ""),
     )
 
 

@@ -102,6 +102,7 @@ def resolve(
     work = Work(fleet, ledger, images, claims, renames, declared_profiles(fleet), lacking)
     work.findings.extend(findings)
     work.selected = selected(fleet)
+    work.nat64 = _nat64(fleet)
     work.keys = keys_in_use(fleet, work.selected)
     _reserve_statics(work)
     others: list[Host | Image | PricePlan] = [
@@ -220,6 +221,12 @@ def _resolvers(work: Work, network: Network) -> tuple[str, ...]:
     uplinks = (host.spec.uplink for host in work.fleet.hosts.values())
     named = (str(u.resolver) for u in uplinks if u is not None and u.resolver is not None)
     return tuple(named)
+
+
+def _nat64(fleet: Fleet) -> str:
+    """The prefix of the uplink's NAT64, empty when it names none."""
+    uplinks = (host.spec.uplink for host in fleet.hosts.values())
+    return next((str(u.nat64) for u in uplinks if u is not None and u.nat64 is not None), "")
 
 
 def _segments(work: Work, network: ResourceAddress, uid: str) -> dict[Key, int]:

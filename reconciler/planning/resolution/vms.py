@@ -75,7 +75,7 @@ def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
         work.prefixes, work.zones, (frozenset(work.static_addresses), tuple(work.static)),
-        work.security, (work.selected, work.segments), (work.lacking, work.resolvers),
+        work.security, (work.selected, work.segments), (work.lacking, work.resolvers, work.nat64),
     )  # fmt: skip
 
 
@@ -132,6 +132,7 @@ def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) ->
             **({"prefix": port.delegated[0]} if port.delegated else {}),
             **({"segment": port.segment} if port.segment else {}),
             **({"dns": list(port.resolvers)} if port.resolvers else {}),
+            **({"nat64": port.nat64} if port.nat64 else {}),
             **_security(work, vm, interface),
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
@@ -207,6 +208,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         segment=work.segment_of(network, vm.metadata.labels),
         delegated=delegated,
         resolvers=work.resolvers_of(network),
+        nat64=work.nat64 if policy.slaac else "",
     )
 
 

@@ -46,6 +46,7 @@ class Work:
     static: list[IPv6Network] = field(default_factory=list)
     static_addresses: set[str] = field(default_factory=set)
     resolvers: dict[ResourceAddress, tuple[str, ...]] = field(default_factory=dict)
+    nat64: str = ""
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     _boots: dict[tuple[str | None, ...], BootFiles | ImageFacts] = field(default_factory=dict)
