@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 
-from reconciler.model.resolved import Port
 from reconciler.model.security import PROFILES
-from reconciler.network.kernel import KernelNetwork
 from tests.network.conftest import InNamespace
-from tests.network.frames import SYN, Guest, guest_on, tcp_packet, udp_packet
-from tests.network.ports import port, raised
-from tests.network.test_packets import ARRIVES_S, carried
+from tests.network.frames import SYN, Guest, tcp_packet, udp_packet
+from tests.network.ports import port
+from tests.network.test_packets import ARRIVES_S
+from tests.network.test_shaping import between
 
 pytestmark = pytest.mark.netns
 LOW = PROFILES["low"]
@@ -25,18 +23,6 @@ RATE, BURST = 2000, 100
 # Sent three times as fast as may pass, in bunches that the other tap's queue takes.
 BUNCH, PAUSE_S = 60, 0.01
 IDLE_LONG = pytest.param(10.0, 10.0, marks=pytest.mark.soak)
-
-
-def between(
-    inside: InNamespace, ports: tuple[Port, Port], body: Callable[[Guest, Guest], Awaitable[None]]
-) -> None:
-    async def run() -> None:
-        await raised(KernelNetwork(), *ports)
-        with guest_on(ports[0]) as one, guest_on(ports[1]) as two:
-            await carried(*(entry.tap for entry in ports))
-            await body(one, two)
-
-    inside(run)
 
 
 def passed(sender: Guest, receiver: Guest, seconds: float) -> tuple[int, float]:
