@@ -1,33 +1,26 @@
 """What this kernel does of what policies need, found out by doing it: in a network namespace of its
 own, by a process that goes with it. Once per boot and kernel; the run folder has what was found.
 
-``python -m reconciler.network.features`` tries, inside, and prints what did not work. Called by
-``network.kernel`` and ``daemon.doctor``.
+``network.trying`` tries, inside, and prints what did not work. Called by ``network.kernel`` and
+``daemon.doctor``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from reconciler import commands
 from reconciler.errors import MetaldError
 from reconciler.files import write_atomic
-from reconciler.model.addresses import vm_address
-from reconciler.model.features import BANDWIDTH, RULES
-from reconciler.model.identity import link_local_of
-from reconciler.model.resolved import Port, link_alias
-from reconciler.model.security import PROFILES
 
+TRYING: Final = "reconciler.network.trying"
 _DEADLINE_S: Final = 30.0
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_MAC: Final = "02:00:00:00:00:01"
 
 
 class Features:
@@ -76,7 +69,7 @@ def _here() -> str:
 async def probe() -> Mapping[str, str]:
     """Try everything now. Raises MetaldError when it cannot be tried."""
     unshare = commands.require("unshare", package="util-linux")
-    argv = [unshare, "--net", "--", sys.executable, "-m", "reconciler.network.features"]
+    argv = [unshare, "--net", "--", sys.executable, "-m", TRYING]
     done = await commands.run_async(argv, timeout_s=_DEADLINE_S)
     try:
         found: dict[str, str] = json.loads(done.stdout)
@@ -84,26 +77,3 @@ async def probe() -> Mapping[str, str]:
         message = f"what this kernel does cannot be told: {done.stdout[:80]!r}"
         raise MetaldError(message) from error
     return found
-
-
-async def _tried() -> dict[str, str]:
-    """In here everything may be made: it all goes with the process."""
-    from reconciler.network.kernel import KernelNetwork  # noqa: PLC0415 - it asks us
-
-    network, lacking = KernelNetwork(), {}
-    try:
-        await network.load_firewall()
-    except MetaldError as error:
-        lacking[RULES] = str(error)
-    port = Port(
-        "mtprobe", link_alias("vm/probe/probe#probe", "0" * 32), vm_address("probe", "probe"), _MAC,
-        1, ("fd00::1",), link_local_of(_MAC), policy=replace(PROFILES["high"], bandwidth=8_000_000),
-    )  # fmt: skip
-    failed = await network.raise_taps([port])
-    if failed:
-        lacking[BANDWIDTH] = str(next(iter(failed.values())))
-    return lacking
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(asyncio.run(_tried())))

@@ -37,7 +37,7 @@ def test_everything_works_here_and_nothing_is_left() -> None:
     ("hidden", "lacking"), [("/dev/net/tun", {BANDWIDTH}), ("/usr/sbin/nft", {RULES})]
 )
 def test_what_does_not_work_is_named_with_why(hidden: str, lacking: set[str]) -> None:
-    script = f"mount --bind /dev/null {hidden} && exec {sys.executable} -m {features.__name__}"
+    script = f"mount --bind /dev/null {hidden} && exec {sys.executable} -m {features.TRYING}"
     words = ["unshare", "--net", "--mount", "sh", "-c", script]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(done.stdout)
