@@ -89,10 +89,15 @@ def still_changed(
     left |= {steps[key]: "not begun" for key in outcome.result.skipped if steps[key] not in left}
     before = {entry.address: (entry.uid, entry.spec) for entry in _remembered(pending)}
     now = {address: (entry.uid, entry.spec) for address, entry in ledger.managed.items()}
-    for hold in plan.held:
+    # Those on record by now too: what is renamed back takes its hold along.
+    for hold in (*plan.held, *ledger.lasting_holds().values()):
         for address in sorted(before.keys() | now.keys()):
             if covers(hold.address, address) and before.get(address) != now.get(address):
                 left.setdefault(address, f"held by {hold.owner}: {hold.reason}")
+    known = {uid for uid, _ in before.values()}
+    for address, (uid, _) in now.items():
+        if uid not in known:
+            left.setdefault(address, "it came with the change, and is there still")
     return tuple(left.items())
 
 

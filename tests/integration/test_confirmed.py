@@ -297,6 +297,23 @@ def test_what_is_in_the_way_of_an_undo_is_named_and_no_change_slips_in(settled: 
     assert not pending(settled) and "vm/beta/new" in settled.vms()
 
 
+def test_what_is_held_and_renamed_back_with_its_tenant_is_no_success(settled: Host) -> None:
+    before = picture(settled)
+    renamed = CHANGES["rename of the tenant"].replace("acme", "apex")
+    text = renamed.replace("renamedFrom: apex", "renamedFrom: acme") + network("apex", "new")
+    change(settled, text, "1h")
+    settled.run("hold", "network/apex/new")
+    held = settled.run("undo", expect=3)
+    assert "network/acme/new" in held.stderr and "held by root" in held.stderr
+    assert pending(settled)
+    kill_timekeepers(settled)
+    settled.run("unhold", "network/acme/new")
+    if pending(settled):
+        settled.run("undo")
+    assert not pending(settled)
+    assert picture(settled) == before
+
+
 def test_after_a_reboot_the_first_command_rolls_back_and_starts_what_was_there(
     settled: Host,
 ) -> None:
