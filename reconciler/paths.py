@@ -31,6 +31,11 @@ class StatePaths:
         return self.root / "lock"
 
     @property
+    def features(self) -> Path:
+        """What this kernel was found to do, in which boot."""
+        return self.root / "features.json"
+
+    @property
     def images(self) -> Path:
         """Images built or imported here, one folder per image name."""
         return self.root / "images"
@@ -133,11 +138,6 @@ class RunPaths:
     def advertiser(self) -> Path:
         """What advertises prefixes to guests (mode 0755: that process is nobody)."""
         return self.root / "advertiser"
-
-    @property
-    def features(self) -> Path:
-        """What this kernel was found to do."""
-        return self.root / "features.json"
 
     @property
     def names(self) -> Path:

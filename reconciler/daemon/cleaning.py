@@ -14,7 +14,7 @@ def remove_run_folder(run: RunPaths) -> None:
 
     The control socket there, if any, is a killed daemon's: its lock is ours now.
     """
-    for path in (run.accelerator, run.features, run.control, run.source, *run.root.glob(".*.sock")):
+    for path in (run.accelerator, run.control, run.source, *run.root.glob(".*.sock")):
         path.unlink(missing_ok=True)
     if run.names.is_dir():
         shutil.rmtree(run.names)
@@ -32,6 +32,7 @@ def remove_state_folder(state: StatePaths) -> None:
     for folder in (state.images, state.sources):
         if folder.is_dir():
             shutil.rmtree(folder)
+    state.features.unlink(missing_ok=True)
     state.lock.unlink(missing_ok=True)
     _remove_if_empty(state.root)
 

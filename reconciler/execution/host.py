@@ -29,7 +29,7 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
     async def observe_vms() -> Mapping[str, VmState | Unknown]:
         return await observe_all(run, drivers)
 
-    network = KernelNetwork(Advertising(run.advertiser), Features(run.features))
+    network = KernelNetwork(Advertising(run.advertiser), Features(state.features))
     return World(network, drivers, observe_vms, ImageStore(state).look_at)
 
 

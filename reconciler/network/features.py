@@ -1,5 +1,5 @@
 """What this kernel does of what policies need, found out by doing it: in a network namespace of its
-own, by a process that goes with it. Once per boot and kernel; the run folder has what was found.
+own, by a process that goes with it. Once per boot and kernel; the state folder has what was found.
 
 ``network.trying`` tries, inside, and prints what did not work. Called by ``network.kernel`` and
 ``daemon.doctor``.

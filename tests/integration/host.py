@@ -294,8 +294,7 @@ def hosts(netns: str, built: Path) -> Iterator[Host]:
     host = Host(netns)
     try:
         provide_image(host, built)
-        host.runs.root.mkdir(mode=0o711)
-        host.runs.features.write_text(features_found())
+        host.state.features.write_text(features_found())
         yield host
     finally:
         host.close()

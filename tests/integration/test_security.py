@@ -123,9 +123,11 @@ def test_what_is_wrong_with_a_policy_changes_nothing(host: Host, metald: Shell) 
 
 
 def test_what_this_kernel_cannot_enforce_is_refused_when_planned(host: Host, metald: Shell) -> None:
-    found = json.loads(host.runs.features.read_text())
+    found = json.loads(host.state.features.read_text())
     assert found["lacking"] == {}
-    host.runs.features.write_text(json.dumps({**found, "lacking": {"bandwidth": "no such device"}}))
+    host.state.features.write_text(
+        json.dumps({**found, "lacking": {"bandwidth": "no such device"}})
+    )
     bound, free = vm("acme", "bound", SIMULATED), SIMULATED.replace("lan", "lan, bandwidth: none")
     host.write("fleet.yaml", tenant("acme") + network("acme", "lan") + bound)
     refused = metald.run("plan", str(host.specs), expect=1).stderr
