@@ -357,5 +357,8 @@ def test_the_host_answers_for_what_stands_for_guests_out_there(
 
 
 def test_an_uplink_that_is_not_there_is_told(host: Host, metald: Shell) -> None:
-    specs = declare(host, prefix=PUBLIC, rules="egress: internet")
-    assert any("up0 is not there" in w for w in metald.json("plan", specs)["warnings"])
+    for announce in ("", ", announce: proxy-ndp"):
+        specs = declare(host, prefix=PUBLIC, uplink=announce, rules="egress: internet")
+        assert any("up0 is not there" in w for w in metald.json("plan", specs)["warnings"])
+        metald.run("apply", specs, "--yes")
+        assert metald.json("plan", specs)["changes"] == [], "it stops nobody else"

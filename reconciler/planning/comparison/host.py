@@ -68,8 +68,8 @@ def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
     return f"drift: {'; '.join(found)}; corrected in place"
 
 
-def _announcing(fleet: ResolvedFleet) -> dict[str, str]:
-    """What makes the host answer for guests on its uplinks, where it is to."""
+def _announcing(fleet: ResolvedFleet, network: NetworkState) -> dict[str, str]:
+    """What makes the host answer for guests on its uplinks, where it is to and they are there."""
     hosts = (record.spec for a, record in fleet.records.items() if kind_of(a) == "host")
     uplinks = (spec.get("uplink") or {} for spec in hosts)
     return {
@@ -77,13 +77,14 @@ def _announcing(fleet: ResolvedFleet) -> dict[str, str]:
         for uplink in uplinks
         if uplink.get("announce") == "proxy-ndp"
         for link in uplink["interface"]
+        if link in network.foreign
     }
 
 
 def _sysctls(draft: Draft, network: NetworkState, fleet: ResolvedFleet) -> list[FieldChange]:
     wrong = tuple(
         (key, value)
-        for key, value in {**network.wanted_sysctls, **_announcing(fleet)}.items()
+        for key, value in {**network.wanted_sysctls, **_announcing(fleet, network)}.items()
         if network.sysctl(key) != value
     )
     if wrong:
