@@ -10,9 +10,11 @@ import click
 from reconciler.cli.common import run
 from reconciler.cli.output import print_data
 from reconciler.cli.text import table
+from reconciler.errors import MetaldError
 from reconciler.settings import Settings
 
 Rows = list[tuple[str, ...]]
+_SEE_ADDRESSES = "see metald get addresses"
 
 
 def get_drops(settings: Settings, name: str | None, output: str) -> None:
@@ -58,10 +60,12 @@ def get_addresses(settings: Settings, name: str | None, output: str) -> None:
     if name is not None:
         full = name if name.startswith("vm/") else f"vm/{name}"
         document["items"] = [e for e in document["items"] if e["resource"] == full]
+        if not document["items"]:
+            raise MetaldError("no address of it is held here", subject=full, hint=_SEE_ADDRESSES)
     if print_data(document, output):
         return
     if not document["items"]:
-        click.echo("no address is held here" if name is None else f"no address of {name} is held")
+        click.echo("no address is held here")
     _print(
         [("ADDRESS", "VM", "INTERFACE", "MAC", "STATE")]
         + [
@@ -86,10 +90,12 @@ def get_pools(settings: Settings, name: str | None, output: str) -> None:
     document = pools_document(*look_at_addresses(settings))
     if name is not None:
         document["items"] = [e for e in document["items"] if e["resource"] == name]
+        if not document["items"]:
+            raise MetaldError("it has no pool here", subject=name, hint="see metald get pools")
     if print_data(document, output):
         return
     if not document["items"]:
-        click.echo("there is no pool yet" if name is None else f"{name} has no pool here")
+        click.echo("there is no pool yet")
     _print(
         [("RESOURCE", "POOL", "OF", "USED", "QUARANTINED", "FREE")]
         + [

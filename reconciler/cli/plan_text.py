@@ -33,7 +33,7 @@ _GROUPS_SHOWN = 12
 _NAMES_SHOWN = 4
 _SCREEN = 24
 # What a create shows unless -v asks for all: the facts that were not in the spec's own words.
-_TELLING = ("addresses", "spec.prefix", "sysctls", "firewall", "metadata.name")
+_TELLING = ("addresses", "spec.prefix", "].prefix", "sysctls", "firewall", "metadata.name")
 _LEFT_ALONE = (
     ("blocked", "unknown, left alone", "yellow"),
     ("refused", "refused", "red"),
