@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -52,12 +53,17 @@ class SecurityLog:
 
 
 def _append(file: Path, lines: list[str]) -> None:
-    # Opened for each batch: whoever rotates it need not tell us.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    # Opened for each batch: whoever rotates it need not tell us. A pipe that nobody reads is an
+    # error at once instead of waiting for a reader.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(file, flags, 0o600)
     try:
+        before = os.fstat(descriptor)
         data = "".join(f"{line}\n" for line in lines).encode()
         if os.write(descriptor, data) != len(data):
+            # Half a line would spoil the one that comes behind it.
+            if stat.S_ISREG(before.st_mode):
+                os.ftruncate(descriptor, before.st_size)
             raise OSError(errno.ENOSPC, "only a part of it fits")
     finally:
         os.close(descriptor)

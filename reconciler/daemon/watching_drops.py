@@ -7,6 +7,7 @@ the loop.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from reconciler.daemon.security_log import SecurityLog
 from reconciler.errors import MetaldError
 from reconciler.execution.drops import owners
-from reconciler.execution.host import read_drops, read_recent
+from reconciler.execution.host import read_recent, read_settled_drops
 from reconciler.execution.security import Dropped, Told, news
 from reconciler.execution.state.store import Store
 from reconciler.model.drops import Denied, Drops
@@ -25,30 +26,33 @@ LOOK_S = 10.0
 
 @dataclass(slots=True)
 class DropWatch:
-    """``on_trouble`` hears what could not be read or written, once until it is something else."""
+    """``on_trouble`` hears what could not be read or written, once until it went well again."""
 
     store: Store
     log: SecurityLog | None
     on_trouble: Callable[[str], None]
-    read: Callable[[], Awaitable[Drops | None]] = read_drops
+    read: Callable[[], Awaitable[Drops | None]] = read_settled_drops
     recent: Callable[[], Awaitable[tuple[Denied, ...]]] = read_recent
     clock: Callable[[], float] = time.time
     _told: Told | None = None
-    _trouble: str = field(default="")
+    _troubles: dict[str, str] = field(default_factory=dict)
 
     async def look(self, commit: str) -> None:
         """One look. ``commit``: what is kept applied now."""
         try:
             found = await self._news(commit)
-            self._trouble = ""
+            self._troubles.pop("read", None)
         except MetaldError as error:
-            self._complain(str(error))
+            self._complain("read", str(error))
             return
-        if found and self.log is not None:
-            try:
-                self.log.write(found, os.uname().nodename)
-            except MetaldError as error:
-                self._complain(str(error))
+        if not found or self.log is None:
+            return
+        try:
+            # A disk or a socket that hangs delays no pass.
+            await asyncio.to_thread(self.log.write, found, os.uname().nodename)
+            self._troubles.pop("write", None)
+        except MetaldError as error:
+            self._complain("write", str(error))
 
     async def _news(self, commit: str) -> tuple[Dropped, ...]:
         told = self._told
@@ -66,7 +70,7 @@ class DropWatch:
         self._told = told
         return found
 
-    def _complain(self, text: str) -> None:
-        if text != self._trouble:
-            self._trouble = text
+    def _complain(self, about: str, text: str) -> None:
+        if text != self._troubles.get(about):
+            self._troubles[about] = text
             self.on_trouble(text)

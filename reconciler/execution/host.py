@@ -13,7 +13,7 @@ from reconciler.execution.world import World
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
 from reconciler.network.advertising import Advertising
-from reconciler.network.drops import counters, read_drops, read_recent
+from reconciler.network.drops import counters, read_drops, read_recent, read_settled_drops
 from reconciler.network.features import Features
 from reconciler.network.firewall import foreign_forward_chains
 from reconciler.network.kernel import KernelNetwork
@@ -35,5 +35,5 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
 
 __all__ = [
     "counters", "foreign_forward_chains", "host_addresses", "open_world", "probe", "read_drops",
-    "read_recent",
+    "read_recent", "read_settled_drops",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ import json
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from reconciler import commands
@@ -32,6 +34,17 @@ _DATAGRAM: Final = 1 << 16
 _TRIES: Final = 3
 _LISTED: Final = frozenset({0, 1})
 _GONE: Final = "No such file or directory"
+
+
+@dataclass(slots=True)
+class _Loads:
+    """Loadings of the rules by this process, the only one that loads them."""
+
+    begun: int = 0
+    running: int = 0
+
+
+_loads: Final = _Loads()
 
 
 def counters() -> dict[str, Tally]:
@@ -102,6 +115,30 @@ async def read_drops() -> Drops | None:
     since = next((number for link, number in by_link if link == SINCE), None)
     found = {key: tally for key, tally in by_link.items() if key[0] != SINCE}
     return Drops(totals, found, since)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While the rules are loaded anew with counts that were read before."""
+    _loads.begun += 1
+    _loads.running += 1
+    try:
+        yield
+    finally:
+        _loads.running -= 1
+
+
+async def read_settled_drops() -> Drops | None:
+    """As ``read_drops``, but None also while rules are loaded anew: what is counted between reading
+    and loading is lost, so that whoever saw it would see counts that go back.
+
+    Raises UnknownStateError.
+    """
+    begun = _loads.begun
+    if _loads.running:
+        return None
+    found = await read_drops()
+    return found if _loads.begun == begun else None
 
 
 async def read_recent() -> tuple[Denied, ...]:

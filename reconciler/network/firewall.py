@@ -105,11 +105,12 @@ async def load(elements: frozenset[Element]) -> None:
         await _nft("-f", "-", script=script)
 
     # No count is worth a host without rules.
-    with suppress(MetaldError):
-        if (counted := await drops.read_drops()) is not None:
-            await load_with(counted)
-            return
-    await load_with(None)
+    with drops.loading():
+        with suppress(MetaldError):
+            if (counted := await drops.read_drops()) is not None:
+                await load_with(counted)
+                return
+        await load_with(None)
 
 
 def _has_our_shape(element: Element) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import socket
 from contextlib import closing
 from dataclasses import replace
@@ -68,15 +70,34 @@ def test_a_file_is_appended_to_and_may_be_rotated(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said_with_its_place(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
     for log, said in (
         (SecurityLog(as_json, file=Path("/dev/full")), "No space left on device"),
         (SecurityLog(as_json, file=tmp_path / "none" / "x"), "No such file or directory"),
         (SecurityLog(as_json, file=link), "symbolic links"),
+        (SecurityLog(as_json, file=tmp_path / "pipe"), "No such device or address"),
         (SecurityLog(as_json, syslog=tmp_path / "none"), "No such file or directory"),
     ):
         with pytest.raises(MetaldError, match=said) as caught:
             log.write([EVENT], "rack-1")
         assert caught.value.subject in {str(log.file), str(log.syslog)}
+
+
+def test_a_line_of_which_only_a_part_fits_is_not_there_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "security.log"
+    log = SecurityLog(as_json, file=file)
+    log.write([EVENT], "rack-1")
+    whole = file.read_text()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
+    try:
+        with pytest.raises(MetaldError, match="only a part of it fits"):
+            log.write([EVENT], "rack-1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text() == whole
+    log.write([EVENT], "rack-1")
+    assert file.read_text() == 2 * whole
 
 
 def test_syslog_gets_a_datagram_for_each(tmp_path: Path) -> None:

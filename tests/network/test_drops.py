@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
@@ -75,6 +76,47 @@ def test_counts_and_their_beginning_outlast_a_load(inside: InNamespace) -> None:
         last = await drops.read_drops()
         assert last is not None and last.by_link == {}, "what is gone has no drops"
         assert last.since_s == first.since_s
+
+    inside(body)
+
+
+def test_counts_seen_while_the_rules_are_loaded_anew_never_go_back(
+    inside: InNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading what is carried over and loading it, a guest goes on being dropped."""
+
+    async def body() -> None:
+        await Rules().load()
+        await Rules().change(port_elements(ONE), NOTHING)
+        counted(ONE.tap, 12, 3)
+        seen: list[int] = []
+
+        async def look() -> None:
+            found = await drops.read_settled_drops()
+            if found is not None:
+                seen.append(found.by_link[ONE.tap, 12].packets)
+
+        carried = drops.carried_over
+
+        def dropped_meanwhile(template: str, counts: Drops | None, now_s: float) -> str:
+            nft("delete", "element", "inet", "metald", "drops", f'{{ "{ONE.tap}" . 12 }}')
+            counted(ONE.tap, 12, 9)
+            return carried(template, counts, now_s)
+
+        async def look_all_the_time() -> None:
+            while True:
+                await look()
+                await asyncio.sleep(0)
+
+        await look()
+        assert seen == [3]
+        looking = asyncio.create_task(look_all_the_time())
+        await asyncio.sleep(0)  # one look has begun before the load, and ends within it
+        monkeypatch.setattr(drops, "carried_over", dropped_meanwhile)
+        await firewall.load(port_elements(ONE))
+        looking.cancel()
+        await look()
+        assert seen[-1] == 3 and seen == sorted(seen)
 
     inside(body)
 
