@@ -2,8 +2,9 @@
 
 An operator edits a fleet; others change the host; metald applies, is killed after any write to
 its journal and starts again; changes await confirmation, are kept or undone; resources are held.
-After every rule nothing is held twice and the plan is the same whoever makes it, and after every
-apply that says so, nothing is left to do. In the end the host is as a fresh one would be.
+After every rule nothing is held twice, nothing drawn is another's within its quarantine and the
+plan is the same whoever makes it, and after every apply that says so, nothing is left to do. In
+the end the host is as a fresh one would be.
 
 The seed is printed; METALD_TEST_SEED repeats a run.
 """
@@ -17,7 +18,8 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,8 +32,9 @@ from reconciler.errors import MetaldError
 from reconciler.execution.confirming import Asked
 from reconciler.execution.engine import Request, Terms, decide
 from reconciler.execution.outcome import Outcome
+from reconciler.execution.state.ledger import DEFAULT_QUARANTINE_S
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Ledger
+from reconciler.model.ledger import Allocation, Ledger
 from reconciler.planning.canonical import canonical_json
 from reconciler.planning.documents.render import plan_document
 from reconciler.planning.documents.undo import remember
@@ -45,7 +48,37 @@ SEED = int(os.environ.get("METALD_TEST_SEED", time.time_ns() % 1_000_000))
 # Numbers to draw from later: hypothesis itself may be asked only when a rule begins.
 SEEDS = st.integers(0, 2**16)
 WANTED = ("complete", "converged", "killed", "confirmed", "undone", "destroyed")
+# A value is given up somewhere within a rule; its end is what is looked at.
+SLACK_S = 3600.0
+Held = Mapping[str, Collection[Allocation]]
 DRIFTS = ("ends", "address", "flush", "table", "rules", "sysctl", "reboot", "clock")
+
+
+@dataclass(slots=True)
+class History:
+    """Who had which value last, by an account of its own; what was ever declared may move."""
+
+    owner: dict[tuple[str, str], str] = field(default_factory=dict)
+    released: dict[tuple[str, str], float] = field(default_factory=dict)
+    declared: set[str] = field(default_factory=set)
+
+    def follow(self, held: Held, now_s: float, documents: str) -> None:
+        """What is held now, after one more rule."""
+        now: dict[tuple[str, str], str] = {
+            (entry.kind, entry.value): entry.owner for owned in held.values() for entry in owned
+        }
+        self.declared |= {value for _, value in now if f'"{value}"' in documents}
+        for key, owner in now.items():
+            last = self.owner.get(key, owner)
+            if owner != last and key[1] not in self.declared:
+                assert key in self.released, f"{key} went from {last} to {owner} at once"
+                waited_s = now_s - self.released[key]
+                assert waited_s > DEFAULT_QUARANTINE_S - SLACK_S, f"{key} after {waited_s} s"
+        for key in self.owner.keys() - now.keys() - self.released.keys():
+            self.released[key] = now_s
+        for key in now:
+            self.released.pop(key, None)
+        self.owner |= now
 
 
 class Fleets(RuleBasedStateMachine):
@@ -59,6 +92,7 @@ class Fleets(RuleBasedStateMachine):
         make_template(self.folder / "template")
         self.sim = Stepwise(self.folder / "state", self.folder / "template")
         self.sim.specs.rng = random.Random(number)
+        self.history = History()
 
     def teardown(self) -> None:
         if not hasattr(self, "sim"):
@@ -203,6 +237,13 @@ class Fleets(RuleBasedStateMachine):
             values = [(entry.kind, entry.value) for owned in held for entry in owned]
             assert len(values) == len(set(values))
             assert self.sim.store.unfinished_runs() == ()
+
+    @invariant()
+    def nothing_drawn_is_handed_to_another_within_its_quarantine(self) -> None:
+        if hasattr(self, "sim"):
+            held = self.sim.on_record().held
+            self.history.follow(held, self.sim.now_s(), canonical_json(self.sim.specs.documents))
+            self.seen["given up"] += len(self.history.released)
 
     @invariant()
     def the_plan_is_the_same_whoever_makes_it(self) -> None:
