@@ -17,7 +17,7 @@ from reconciler.daemon.security_log import SecurityLog
 from reconciler.errors import MetaldError
 from reconciler.execution.drops import owners
 from reconciler.execution.host import read_recent, read_settled_drops
-from reconciler.execution.security import Dropped, Told, news
+from reconciler.execution.security import Dropped, Told, all_told, news
 from reconciler.execution.state.store import Store
 from reconciler.model.drops import Denied, Drops
 
@@ -55,12 +55,10 @@ class DropWatch:
             self._complain("write", str(error))
 
     async def _news(self, commit: str) -> tuple[Dropped, ...]:
-        told = self._told
-        if told is None:
-            told = Told.from_text(self.store.told_drops())
         drops = await self.read()
         if drops is None:
             return ()
+        told = self._told or self._remembered(drops)
         ledger = self.store.ledger(self.clock())
         told, found = news(told, drops, owners(ledger), await self.recent(), self.clock())
         if found:
@@ -69,6 +67,13 @@ class DropWatch:
                 self.store.add_events([entry.to_event(commit) for entry in found])
         self._told = told
         return found
+
+    def _remembered(self, drops: Drops) -> Told:
+        try:
+            return Told.from_text(self.store.told_drops())
+        except MetaldError as error:
+            self.on_trouble(f"{error}; what was counted until now is not told")
+            return all_told(drops)
 
     def _complain(self, about: str, text: str) -> None:
         if text != self._troubles.get(about):

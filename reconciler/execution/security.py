@@ -71,6 +71,12 @@ class Told:
             raise MetaldError(f"what was last told of drops cannot be read: {error!r}") from error
 
 
+def all_told(drops: Drops) -> Told:
+    """Nothing of what is counted so far is news."""
+    counts = {key: Counted(*tally, 0.0) for key, tally in drops.by_link.items()}
+    return Told(counts, drops.since_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """Packets of one interface that one control stopped, from ``since_s`` to ``at_s``."""

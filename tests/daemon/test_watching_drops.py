@@ -1,89 +1,95 @@
-"""The daemon's looks at drops: troubles are said once, and what is unknown is no beginning anew."""
+"""Drops are told from the state on: over restarts, unreadable counts and an unreadable memory."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from reconciler.daemon.security_log import SecurityLog, as_json
 from reconciler.daemon.watching_drops import DropWatch
 from reconciler.errors import UnknownStateError
-from reconciler.execution.drops import Whose
 from reconciler.execution.state.sqlite import SqliteStore, open_store
-from reconciler.model.addresses import ResourceAddress
 from reconciler.model.drops import Denied, Drops, Tally
+from reconciler.model.firewall import CONTROLS
 from reconciler.paths import StatePaths
+from reconciler.planning.documents.render import SourceInfo
+from tests.planning.test_left_alone import fleet, vm
+from tests.planning.world import World
 
-VM = ResourceAddress("vm/acme/web-1")
+TENANT = next(n for n, control in enumerate(CONTROLS, 1) if control.name == "tenant")
 
 
-@dataclass(slots=True)
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """With one VM on record."""
+    store = open_store(StatePaths(tmp_path / "state"))
+    world = World()
+    world.secret = store.ledger(0.0).secret
+    store.begin_run(world.plan(fleet(vm("a"))), SourceInfo("specs"), now_s=0.0)
+    yield store
+    store.close()
+
+
 class Kernel:
-    """What the next look finds: ``packets``, or that it is unknown. Time goes on by itself."""
+    """What is counted, and who watches it; ``count`` None: it cannot be read."""
 
-    packets: int | None = 0
-    now_s: float = 2000.0
-    said: list[str] = field(default_factory=list)
+    def __init__(self, store: SqliteStore) -> None:
+        (self.tap,) = (e.value for own in store.ledger(0.0).held.values() for e in own
+                       if e.kind == "tap")  # fmt: skip
+        self.store, self.count, self.now_s = store, 0, 10_000.0
+        self.said: list[str] = []
 
-    async def read(self) -> Drops:
-        if self.packets is None:
-            raise UnknownStateError("the counters cannot be read: gone fishing")
-        return Drops({}, {("mt1", 1): Tally(self.packets, self.packets)}, 1000)
+    async def read(self) -> Drops | None:
+        if self.count < 0:
+            raise UnknownStateError("nft is away")
+        return Drops({}, {(self.tap, TENANT): Tally(self.count, self.count)}, 1000)
 
     async def recent(self) -> tuple[Denied, ...]:
         return ()
 
-    def clock(self) -> float:
-        return self.now_s
+    def watch(self) -> DropWatch:
+        return DropWatch(
+            self.store, None, self.said.append, self.read, self.recent, lambda: self.now_s
+        )
 
-    def look(self, watch: DropWatch, packets: int | None) -> None:
-        """After more than a minute."""
-        self.now_s += 100.0
-        self.packets = packets
-        asyncio.run(watch.look("c0ffee"))
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
-    owners = {"mt1": Whose(VM, "front", (), "events")}
-    monkeypatch.setattr("reconciler.daemon.watching_drops.owners", lambda _: owners)
-    opened = open_store(StatePaths(tmp_path / "state"))
-    yield opened
-    opened.close()
+    def told(self) -> list[str]:
+        return [e.message.split()[1] for e in self.store.events() if e.reason == "Dropped"]
 
 
-def watch_of(store: SqliteStore, kernel: Kernel, log: SecurityLog | None = None) -> DropWatch:
-    return DropWatch(store, log, kernel.said.append, kernel.read, kernel.recent, kernel.clock)
+async def test_each_packet_is_told_once_whoever_watches(store: SqliteStore) -> None:
+    kernel = Kernel(store)
+    for count, expected in ((3, ["3"]), (3, ["3"]), (8, ["3", "5"])):
+        kernel.count, kernel.now_s = count, kernel.now_s + 61
+        await kernel.watch().look("")
+        assert kernel.told() == expected
+    assert kernel.said == []
 
 
-def test_a_log_that_cannot_be_written_is_said_once_until_it_can_be(
-    store: SqliteStore, tmp_path: Path
-) -> None:
-    kernel, folder = Kernel(), tmp_path / "logs"
-    watch = watch_of(store, kernel, SecurityLog(as_json, file=folder / "security.log"))
-    for packets in (1, 2, 2, 3):
-        kernel.look(watch, packets)
-    assert [line for line in kernel.said if "cannot be written" in line] == kernel.said
-    assert len(kernel.said) == 1
-    folder.mkdir()
-    kernel.look(watch, 4)
-    (folder / "security.log").unlink()
-    folder.rmdir()
-    kernel.look(watch, 5)
-    assert len(kernel.said) == 2
-    assert len(store.events()) == 5, "the events are there all the same"
+async def test_counts_that_cannot_be_read_are_unknown_and_said_once(store: SqliteStore) -> None:
+    kernel = Kernel(store)
+    watch = kernel.watch()
+    kernel.count = 5
+    await watch.look("")
+    kernel.count = -1
+    for _ in range(3):
+        await watch.look("")
+    assert len(kernel.said) == 1 and "nft is away" in kernel.said[0]
+    kernel.count, kernel.now_s = 7, kernel.now_s + 61
+    await watch.look("")
+    assert kernel.told() == ["5", "2"], "no zero came between"
 
 
-def test_an_unknown_count_is_said_once_and_nothing_is_doubled(store: SqliteStore) -> None:
-    kernel = Kernel()
-    watch = watch_of(store, kernel)
-    for packets in (5, None, None, 7):
-        kernel.look(watch, packets)
-    assert len(kernel.said) == 1 and "gone fishing" in kernel.said[0]
-    kernel.look(watch_of(store, kernel), 8)  # a daemon that was started again
-    told = [event.message.split(" (")[0].split(": ")[1] for event in store.events()]
-    assert told == ["5 packets", "2 packets", "1 packet"]
+async def test_of_an_unreadable_memory_nothing_is_told_twice(store: SqliteStore) -> None:
+    kernel = Kernel(store)
+    kernel.count = 5
+    await kernel.watch().look("")
+    store.save_told_drops("{")
+    kernel.now_s += 61
+    watch = kernel.watch()
+    await watch.look("")
+    assert kernel.told() == ["5"]
+    assert "what was counted until now is not told" in kernel.said[0]
+    kernel.count, kernel.now_s = 6, kernel.now_s + 61
+    await watch.look("")
+    assert kernel.told() == ["5", "1"]
