@@ -28,11 +28,12 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reconciler.errors import MetaldError
+from reconciler.errors import BugError, MetaldError
 from reconciler.execution.confirming import Asked
 from reconciler.execution.engine import Request, Terms, decide
 from reconciler.execution.outcome import Outcome
 from reconciler.execution.state.ledger import DEFAULT_QUARANTINE_S
+from reconciler.model import identity
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Allocation, Ledger
 from reconciler.planning.canonical import canonical_json
@@ -212,6 +213,7 @@ class Fleets(RuleBasedStateMachine):
 
     def check_complete(self, request: Request, outcome: Any) -> None:
         """Said to be complete: nothing is left, and the ledger says what the host holds."""
+        assert not isinstance(outcome, BugError), outcome
         if not isinstance(outcome, Outcome) or not outcome.is_complete:
             self.seen["incomplete"] += 1
             return
@@ -295,6 +297,25 @@ def play(examples: int, steps: int) -> None:
     rare = [what for what in WANTED if Fleets.seen[what] < least]
     assert Fleets.seen["complete"] > examples, "hardly anything happened"
     assert not rare, f"hardly ever happened: {rare} of {dict(Fleets.seen)}"
+
+
+@pytest.fixture
+def one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody draws from the same row of numbers, so that what one gave up is the first that the
+    next would have.
+    """
+
+    def number(_: str, *, purpose: str, attempt: int) -> int:
+        # A MAC is made of the upper bits, all else of the lower.
+        return attempt << 80 if purpose == "mac" else attempt
+
+    monkeypatch.setattr(identity, "_number", number)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("one_row")
+def test_what_is_given_up_is_the_next_ones_only_after_its_quarantine() -> None:
+    play(25, 25)
 
 
 @pytest.mark.timeout(300)
