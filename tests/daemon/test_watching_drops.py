@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.daemon.security_log import SecurityLog, as_json
 from reconciler.daemon.watching_drops import DropWatch
 from reconciler.errors import UnknownStateError
 from reconciler.execution.state.sqlite import SqliteStore, open_store
@@ -48,9 +49,9 @@ class Kernel:
     async def recent(self) -> tuple[Denied, ...]:
         return ()
 
-    def watch(self) -> DropWatch:
+    def watch(self, log: SecurityLog | None = None) -> DropWatch:
         return DropWatch(
-            self.store, None, self.said.append, self.read, self.recent, lambda: self.now_s
+            self.store, log, self.said.append, self.read, self.recent, lambda: self.now_s
         )
 
     def told(self) -> list[str]:
@@ -93,3 +94,26 @@ async def test_of_an_unreadable_memory_nothing_is_told_twice(store: SqliteStore)
     kernel.count, kernel.now_s = 6, kernel.now_s + 61
     await watch.look("")
     assert kernel.told() == ["5", "1"]
+
+
+async def test_a_log_that_cannot_be_written_is_said_once_until_it_can_be(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    kernel, folder = Kernel(store), tmp_path / "logs"
+    file = folder / "security.log"
+    watch = kernel.watch(SecurityLog(as_json, file=file))
+
+    async def look(count: int) -> None:
+        kernel.count, kernel.now_s = count, kernel.now_s + 61
+        await watch.look("")
+
+    for count in (1, 2, 2, 3):
+        await look(count)
+    assert len(kernel.said) == 1 and "cannot be written" in kernel.said[0]
+    folder.mkdir()
+    await look(4)
+    file.unlink()
+    folder.rmdir()
+    await look(5)
+    assert len(kernel.said) == 2, "it went well in between"
+    assert kernel.told() == ["1"] * 5, "the events are there all the same"
