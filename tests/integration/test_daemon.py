@@ -122,7 +122,8 @@ def test_drift_and_deaths_are_healed_and_vms_outlive_the_daemon(
     os.kill(real["pid"], signal.SIGKILL)
     host.until("it is started again", lambda: restarted(host, real["pid"]), 30)
     reasons = [event["reason"] for event in events(host) if event["resource"] == "vm/acme/real"]
-    assert reasons == ["Created", "Recovered"]
+    # The pass that brought the rules back may have looked again right after the kill.
+    assert [reason for reason in reasons if reason != "NotConverged"] == ["Created", "Recovered"]
 
     pid = host.vms()["vm/acme/real"]["pid"]
     daemon.send_signal(signal.SIGKILL)
