@@ -263,10 +263,17 @@ class Fleets(RuleBasedStateMachine):
 
 
 def _remembered(ledger: Ledger) -> dict[str, Any]:
-    """What is on record, the networks of interfaces by the names that they have themselves: who was
-    held while one was renamed has its old name.
+    """What is on record, but for what follows from others' documents: who was held while a network
+    was renamed, or held to another policy, lags behind it, and follows in time.
     """
-    return {entry.address: (entry.uid, entry.spec) for entry in remember(ledger)}
+    return {entry.address: (entry.uid, _own(entry.spec)) for entry in remember(ledger)}
+
+
+def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
+    derived = {"security", "segment", "dns", "nat64"}
+    own = [{key: value for key, value in entry.items() if key not in derived}
+           for entry in spec.get("interfaces", ())]  # fmt: skip
+    return {**spec, "interfaces": own}
 
 
 def _planned(request: Request, observed: Any, ledger: Any) -> str:
