@@ -104,6 +104,7 @@ def test_names_follow_the_record_and_are_served(host: Host, metald: Shell) -> No
 
 
 def test_names_that_cannot_be_written_stop_nothing(host: Host, metald: Shell) -> None:
+    host.runs.root.mkdir(mode=0o711)
     host.runs.names.write_text("a file where the folder should be")
     metald.run("apply", declare(host, "one"), "--yes")
     assert len(host.links()) == 1
