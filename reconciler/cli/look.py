@@ -170,13 +170,19 @@ def describe(ctx: click.Context, address: str, output: str) -> None:
     document = description(seen, managed, looking.events, run(look_at_foreign_chains()))
     if not print_data(document, output):
         policies = document.pop("policy")
-        for chain in document.pop("foreignChains"):
-            told = f"warning: chain {safe(chain)} drops what is forwarded, whatever is allowed here"
-            click.echo(click.style(told, fg="yellow"))
+        for line in _chain_warnings(document.pop("foreignChains")):
+            click.echo(click.style(f"warning: {line}", fg="yellow"))
         for line in yaml_text(document).splitlines():
             click.echo(safe(line))
         for policy in policies:
             _policy_table(policy)
+
+
+def _chain_warnings(chains: list[str] | None) -> list[str]:
+    if chains is None:
+        return ["whether other firewalls drop what is forwarded cannot be told (metald doctor)"]
+    end = "drops what is forwarded, whatever is allowed here"
+    return [f"chain {safe(chain)} {end}" for chain in chains]
 
 
 def _policy_table(policy: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ from reconciler.execution.state.store import Reader
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger
-from reconciler.model.observed import Observed
+from reconciler.model.observed import Observed, Unknown
 from reconciler.model.plan import Plan
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.planning.documents.render import SourceInfo
@@ -175,11 +175,12 @@ async def look_at_drops(settings: Settings) -> dict[str, Any]:
         return drops_document(reader.ledger(time.time()), await read_drops())
 
 
-async def look_at_foreign_chains() -> list[str]:
-    """Chains of other tables that drop what guests forward; empty when they cannot be listed."""
-    with suppress(MetaldError):
+async def look_at_foreign_chains() -> list[str] | Unknown:
+    """Chains of other tables that drop what guests forward."""
+    try:
         return await foreign_forward_chains()
-    return []
+    except MetaldError as error:
+        return Unknown(str(error))
 
 
 def look_at_addresses(settings: Settings) -> tuple[Ledger, tuple[AddressRecord, ...]]:

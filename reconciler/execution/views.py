@@ -146,10 +146,10 @@ def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
 
 
 def description(
-    seen: Seen, managed: Managed, events: tuple[Event, ...], foreign: Sequence[str] = ()
+    seen: Seen, managed: Managed, events: tuple[Event, ...], foreign: Sequence[str] | Unknown = ()
 ) -> dict[str, Any]:
     """Everything about one resource: its item, what it holds, what it is held to and by whom, what
-    happened to it. ``foreign``: chains of others that drop what is forwarded.
+    happened to it. ``foreign``: chains of others that drop what is forwarded; unknown, null.
     """
     held = [
         {"kind": entry.kind, "value": entry.value}
@@ -167,9 +167,15 @@ def description(
         "policy": _policies(seen, managed),
         "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
         "isolation": None if isolation is None else isolation_document(isolation),
-        "foreignChains": list(foreign) if kind_of(managed.address) in _FORWARDED else [],
+        "foreignChains": _chains(managed, foreign),
         "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
     }
+
+
+def _chains(managed: Managed, foreign: Sequence[str] | Unknown) -> list[str] | None:
+    if kind_of(managed.address) not in _FORWARDED:
+        return []
+    return None if isinstance(foreign, Unknown) else list(foreign)
 
 
 def _policies(seen: Seen, managed: Managed) -> list[dict[str, Any]]:

@@ -220,9 +220,12 @@ def _spelled(verb: str, element: Element) -> str:
 
 
 async def foreign_tables() -> list[Mapping[str, Any]]:
-    """Everything of every other table, handles and counters left out. For doctor and tests."""
+    """Everything of every other table, handles and counters left out. Raises MetaldError."""
     done = await _nft("-j", "list", "ruleset")
-    return without_ours(json.loads(done.stdout)["nftables"], FAMILY, TABLES)
+    try:
+        return without_ours(json.loads(done.stdout)["nftables"], FAMILY, TABLES)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnknownStateError(f"nft's listing cannot be understood: {error!r}") from error
 
 
 async def foreign_forward_chains() -> list[str]:

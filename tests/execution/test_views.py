@@ -7,6 +7,7 @@ from dataclasses import replace
 from reconciler.execution.views import Seen, description, status_document
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.ledger import Hold
+from reconciler.model.observed import Unknown
 from tests.planning.test_left_alone import A, fleet, vm
 from tests.planning.world import World
 
@@ -39,3 +40,11 @@ def test_a_hold_that_is_over_is_shown_no_more() -> None:
     now = seen(world)
     assert [hold["resource"] for hold in status_document(now, None)["held"]] == [tenant]
     assert description(now, world.managed[A], ())["hold"] is None
+
+
+def test_other_firewalls_that_cannot_be_listed_are_unknown_and_not_none() -> None:
+    world = World()
+    world.apply(fleet(vm("a")))
+    told = description(seen(world), world.managed[A], (), Unknown("nft ended with 1"))
+    assert told["foreignChains"] is None
+    assert description(seen(world), world.managed[A], (), ["x"])["foreignChains"] == ["x"]

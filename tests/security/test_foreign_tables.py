@@ -8,7 +8,8 @@ import json
 import pytest
 
 from tests.integration.host import SIMULATED, Host, network, tenant, vm
-from tests.integration.shell import Shell
+from tests.integration.shell import Shell, shell
+from tests.integration.test_output import check
 from tests.security.ground import fleet
 
 pytestmark = [pytest.mark.netns]
@@ -66,7 +67,18 @@ def test_who_drops_what_is_forwarded_is_named(host: Host, metald: Shell) -> None
     assert metald.json("describe", "tenant/acme")["foreignChains"] == []
     said = metald.run("describe", "network/acme/lan").stdout
     assert "warning: chain ip6 ufw f drops what is forwarded" in said
-    doctor = {check["found"] for check in metald.json("doctor", expect=None)["items"]}
+    broken = host.folder / "broken" / "nft"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    blind = {**host.environment, "PATH": f"{broken.parent}:{host.environment['PATH']}"}
+    with shell(blind) as unseeing:
+        document = unseeing.json("describe", "vm/acme/a")
+        check("description", document)
+        assert document["foreignChains"] is None, "not seen is not absent"
+        said = unseeing.run("describe", "vm/acme/a").stdout
+        assert "warning: whether other firewalls drop what is forwarded cannot be told" in said
+    doctor = {item["found"] for item in metald.json("doctor", expect=None)["items"]}
     assert "chain ip6 ufw f drops what is forwarded" in doctor
 
 
