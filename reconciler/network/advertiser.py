@@ -27,7 +27,6 @@ from typing import Final
 
 PREFIXES, LOCK = "prefixes.json", "lock"
 NOBODY: Final = 65534
-_LOCK_S: Final = 2.0
 # The kernel's ICMPv6 sockets fill in checksums; numbers: RFC 4861, linux/icmpv6.h, linux/in6.h.
 _ICMP6_FILTER, _ROUTER_SOLICIT, _ROUTER_ADVERT = 1, 133, 134
 _HOP_LIMIT: Final = 255
@@ -161,19 +160,15 @@ def _told(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
 
 
 def hold_lock(folder: Path) -> bool:
-    """Take the lock that says somebody lives here, with our number in it; False when taken."""
+    """Take the lock that says somebody lives here; False when another has it.
+
+    A record lock of the process (fcntl(2)): the kernel tells whoever asks who holds it.
+    """
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:  # somebody looks whether we live
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True  # the descriptor stays open, and so the lock held, until the process is gone
 
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from reconciler.model.firewall import ADVERTISED, Element
 from reconciler.network.advertiser import LOCK, PREFIXES
 
 _START_S = 10.0
+_FLOCK = struct.Struct("@hhqqi4x")  # struct flock, include/uapi/asm-generic/fcntl.h, 64 bit
 
 
 class Advertising:
@@ -33,7 +35,7 @@ class Advertising:
 
     def elements(self) -> frozenset[Element]:
         """What is advertised now; nothing when nobody does it. Raises UnknownStateError."""
-        if self._pid() is None:
+        if advertiser_of(self._folder) is None:
             return frozenset()
         return frozenset(_element(tap, told) for tap, told in self._read().items())
 
@@ -53,16 +55,12 @@ class Advertising:
         self._folder.mkdir(mode=0o755, exist_ok=True)
         # Read by a process that has given up everything, a file of links and prefixes.
         write_atomic(self._folder / PREFIXES, json.dumps(known, sort_keys=True), mode=0o644)
-        if (pid := self._pid()) is not None:
-            os.kill(pid, signal.SIGHUP)
-        else:
+        if not self._send(signal.SIGHUP):
             self._start()
 
     def stop(self) -> None:
         """Advertise nothing any more; what was told ends by itself in half an hour."""
-        pid = self._pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+        if self._send(signal.SIGTERM):
             self._wait(lives=False)
         with suppress(FileNotFoundError):
             for name in (PREFIXES, LOCK):
@@ -78,20 +76,16 @@ class Advertising:
             raise UnknownStateError(f"what is advertised cannot be read: {error}") from error
         return found
 
-    def _pid(self) -> int | None:
-        """Of the process that lives; the lock proves it, and is free when it is gone."""
+    def _send(self, number: signal.Signals) -> bool:
+        """To the process that lives; False when none does."""
+        pid = advertiser_of(self._folder)
+        if pid is None:
+            return False
         try:
-            descriptor = os.open(self._folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.read(descriptor, 32).decode("ascii", "replace")
-            return int(text) if text.isdigit() else None
-        finally:
-            os.close(descriptor)
-        return None
+            os.kill(pid, number)
+        except ProcessLookupError:  # it went meanwhile
+            return False
+        return True
 
     def _start(self) -> None:
         start_detached([sys.executable, "-m", "reconciler.network.advertiser", str(self._folder)])
@@ -99,13 +93,39 @@ class Advertising:
 
     def _wait(self, *, lives: bool) -> None:
         end = time.monotonic() + _START_S
-        while (self._pid() is not None) != lives:
+        while (advertiser_of(self._folder) is not None) != lives:
             if time.monotonic() > end:
                 what = "did not start" if lives else "does not end"
                 raise TransientError(f"what advertises prefixes to guests {what}")
             time.sleep(0.01)
 
 
+def advertiser_of(folder: Path) -> int | None:
+    """Number of the process that advertises what stands in ``folder``, by the lock it holds; None
+    when none lives.
+
+    Raises UnknownStateError when the lock cannot be asked for, or its holder cannot be named.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnknownStateError(f"who advertises cannot be told: {error}") from error
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    except OSError as error:
+        raise UnknownStateError(f"who advertises cannot be told: {error}") from error
+    finally:
+        os.close(descriptor)
+    if kind == fcntl.F_UNLCK:
+        return None
+    if pid <= 0:  # in another PID namespace
+        raise UnknownStateError("what advertises prefixes lives where it cannot be seen")
+    return int(pid)
+
+
 def _element(tap: str, told: list[str]) -> Element:
-    prefix, *resolvers = told
-    return Element(ADVERTISED, (tap, prefix), " ".join(resolvers))
+    prefix, *besides = told
+    return Element(ADVERTISED, (tap, prefix), " ".join(besides))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.network.advertising import advertiser_of
 from tests.integration.host import QEMU, Host, network, tenant, vm
 from tests.integration.shell import Shell
 from tests.integration.test_adoption import lose_state
@@ -92,7 +93,8 @@ def test_a_guest_makes_its_own_addresses_in_a_prefix_that_is_advertised(
     peer = host.vms()[PEER]["addresses"][0]
     ping = f"(for i in 1 2 3 4 5; do ping6 -c1 -W3 {peer} && exit 0; done; exit 1)"
     assert host.guest(ROUTER, ping), "by the router that was advertised"
-    pid = int((host.runs.advertiser / "lock").read_text())
+    pid = advertiser_of(host.runs.advertiser)
+    assert pid is not None
     os.kill(pid, signal.SIGKILL)
     host.until("it is gone", lambda: not Path(f"/proc/{pid}/exe").exists())
     (drifted,) = metald.json("drift")["drifted"]

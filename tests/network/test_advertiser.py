@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -18,10 +19,12 @@ from pathlib import Path
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPREF64
 
+from reconciler.commands import run_async
+from reconciler.errors import UnknownStateError
 from reconciler.model.firewall import ADVERTISED, Element, port_elements
 from reconciler.model.security import PROFILES
 from reconciler.network.advertiser import NOBODY
-from reconciler.network.advertising import Advertising
+from reconciler.network.advertising import Advertising, advertiser_of
 from reconciler.network.kernel import KernelNetwork
 from tests.network.conftest import InNamespace
 from tests.network.frames import (
@@ -100,7 +103,9 @@ def ask(guest: Guest, *, hops: int = 255) -> None:
 
 
 def pid_of(folder: Path) -> int:
-    return int((folder / "advertiser" / "lock").read_text())
+    pid = advertiser_of(folder / "advertiser")
+    assert pid is not None
+    return pid
 
 
 def test_each_guest_is_told_its_own_and_others_nothing(inside: InNamespace, tmp_path: Path) -> None:
@@ -227,3 +232,29 @@ def test_it_lives_apart_is_nobody_is_healed_and_ends(inside: InNamespace, tmp_pa
             assert not (tmp_path / "advertiser").exists()
 
     inside(body)
+
+
+def test_there_is_one_and_a_lock_that_nobody_holds_names_nobody(
+    inside: InNamespace, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        async with advertised(tmp_path) as (_, advertising):
+            pid, folder = pid_of(tmp_path), tmp_path / "advertiser"
+            words = [sys.executable, "-m", "reconciler.network.advertiser", str(folder)]
+            done = await run_async(words, expected=frozenset({1}))
+            assert "another advertises already" in done.stderr
+            assert pid_of(tmp_path) == pid
+            os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(ARRIVES_S):
+                while advertiser_of(folder) is not None:
+                    await asyncio.sleep(0.01)
+            assert (folder / "lock").exists()
+            assert advertising.elements() == frozenset()
+
+    inside(body)
+
+
+def test_a_lock_that_cannot_be_asked_for_is_unknown_and_not_free(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to("lock")
+    with pytest.raises(UnknownStateError, match="who advertises cannot be told"):
+        Advertising(tmp_path).elements()
