@@ -102,7 +102,12 @@ class Operations:
     def _in_turn(
         self, handler: Callable[[Arguments, Emit], Awaitable[Reply]]
     ) -> Callable[[Arguments, Emit], Awaitable[Reply]]:
-        """One at a time; what was not confirmed in time is undone before anything else."""
+        """One at a time; what was not confirmed in time is undone before anything else.
+
+        Not before what decides about it itself, nor before the network of a boot: to undo may start
+        VMs, for which it is too early.
+        """
+        undoes_nothing = {self.undo, self.confirm, self.restore_network}
 
         async def run(arguments: Arguments, emit: Emit) -> Reply:
             with self.stopping.listening(str(arguments.get("ticket") or "")) as stop:
@@ -111,7 +116,7 @@ class Operations:
                     if self.interrupted:
                         emit({"event": "resuming", "lines": list(self.interrupted)})
                         self.interrupted = ()
-                    if handler not in {self.undo, self.confirm}:
+                    if handler not in undoes_nothing:
                         await self._undo_if_due(emit)
                     try:
                         return await handler(arguments, emit)

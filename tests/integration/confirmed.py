@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,22 @@ def runs(host: Host) -> list[str]:
     """Where the runs on record came from, newest first."""
     with closing(open_reader(host.state)) as reader:
         return [run.source for run in reader.runs(1000)]
+
+
+def change(host: Host, text: str, seconds: str, expect: int = 0) -> None:
+    host.write("fleet.yaml", text)
+    host.run("apply", str(host.specs), "--yes", "--confirm", seconds, expect=expect)
+    assert pending(host)
+
+
+def overdue(host: Host, text: str) -> None:
+    """An unconfirmed change past its deadline, and nobody left who knows of it."""
+    change(host, text, "1h")
+    kill_timekeepers(host)
+    tamper(host, "UPDATE confirmation SET deadline_s = deadline_s - 3600, "
+           "deadline_boot_s = deadline_boot_s - 3600")  # fmt: skip
+
+
+def tamper(host: Host, sql: str) -> None:
+    with closing(sqlite3.connect(host.state.database)) as db, db:
+        db.execute(sql)

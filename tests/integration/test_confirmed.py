@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import pytest
 
 from tests.integration.confirmed import (
+    change,
     kill_timekeepers,
+    overdue,
     pending,
     picture,
     reasons,
     runs,
+    tamper,
     timekeepers,
 )
 from tests.integration.host import QEMU, SIMULATED, Host, network, tenant, vm
@@ -59,12 +60,6 @@ def settled(host: Host) -> Iterator[Host]:
         yield host
     finally:
         kill_timekeepers(host)
-
-
-def change(host: Host, text: str, seconds: str, expect: int = 0) -> None:
-    host.write("fleet.yaml", text)
-    host.run("apply", str(host.specs), "--yes", "--confirm", seconds, expect=expect)
-    assert pending(host)
 
 
 def undone(host: Host, times: int = 1) -> Callable[[], bool]:
@@ -153,19 +148,6 @@ def test_without_somebody_to_keep_the_time_nothing_is_changed(settled: Host) -> 
     assert not pending(settled)
     assert len(runs(settled)) == 1
     assert picture(settled) == before
-
-
-def overdue(host: Host, text: str) -> None:
-    """An unconfirmed change past its deadline, and nobody left who knows of it."""
-    change(host, text, "1h")
-    kill_timekeepers(host)
-    tamper(host, "UPDATE confirmation SET deadline_s = deadline_s - 3600, "
-           "deadline_boot_s = deadline_boot_s - 3600")  # fmt: skip
-
-
-def tamper(host: Host, sql: str) -> None:
-    with closing(sqlite3.connect(host.state.database)) as db, db:
-        db.execute(sql)
 
 
 def test_a_daemon_that_starts_past_the_deadline_rolls_back_and_waits_for_new_specs(

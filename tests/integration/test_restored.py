@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.confirmed import picture
+from tests.integration.confirmed import overdue, pending, picture
 from tests.integration.host import QEMU, ROOT, SIMULATED, Host, network, tenant, vm
 from tests.integration.outside import guest_of
 from tests.integration.shell import Shell
@@ -67,6 +67,28 @@ def test_the_network_comes_back_without_specs_and_no_vm_starts(host: Host, metal
     metald.run("apply", str(host.specs), "--yes")
     assert sorted(started(host)) == ["vm/acme/a", "vm/acme/b"]
     assert metald.json("plan", str(host.specs))["changes"] == []
+
+
+def test_what_was_not_confirmed_is_undone_later_by_what_may_start_vms(
+    host: Host, metald: Shell
+) -> None:
+    fleet = tenant("acme") + network("acme", "lan") + vm("acme", "a", SIMULATED)
+    host.write("fleet.yaml", fleet)
+    metald.run("apply", str(host.specs), "--yes")
+    before = picture(host)
+    overdue(host, fleet + vm("acme", "b", SIMULATED))
+    reboot(host)
+    assert metald.json("restore-network")["outcome"] == "done"
+    assert started(host) == [], "no VM"
+    assert pending(host)
+    host.write("fleet.yaml", fleet)
+    done = metald.run("apply", str(host.specs), "--yes")
+    assert "was not confirmed" in done.stdout
+    assert not pending(host)
+    assert started(host) == ["vm/acme/a"]
+    after = picture(host)
+    for part in KEPT:
+        assert after[part] == before[part], part
 
 
 def told(metald: Shell) -> dict[str, Any]:
