@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -11,23 +12,30 @@ import pytest
 from reconciler.network import firewall
 from reconciler.network.kernel import KernelNetwork
 from tests.network.conftest import InNamespace
-from tests.network.frames import guest_on, udp_packet
+from tests.network.frames import Guest, guest_on, udp_packet
 from tests.network.ports import ip, port, raised
 from tests.network.test_packets import ARRIVES_S, STAYS_AWAY_S, carried
 from tests.network.test_policies import NUMBERS, dropped
 
 pytestmark = pytest.mark.netns
 PREFIX, OTHER = "fd20:acde:0:c0::/64", "fd20:acde:0:c1::/64"
+ONE, TWO = replace(port(1), delegated=(PREFIX,)), port(2)
 INSIDE, ELSEWHERE = "fd20:acde:0:c0:1:2:3:4", "fd20:acde:0:c1::4"
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[tuple[Guest, Guest]]:
+    """One with the prefix, and a neighbour."""
+    await raised(KernelNetwork(), ONE, TWO)
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(guest_on(entry)) for entry in (ONE, TWO))
+        await carried(ONE.tap, TWO.tap)
+        yield a, b
 
 
 def test_the_prefix_is_the_guests_and_nobody_elses(inside: InNamespace) -> None:
     async def body() -> None:
-        one, two = replace(port(1), delegated=(PREFIX,)), port(2)
-        await raised(KernelNetwork(), one, two)
-        with ExitStack() as stack:
-            a, b = (stack.enter_context(guest_on(entry)) for entry in (one, two))
-            await carried(one.tap, two.tap)
+        async with pair() as (a, b):
             marker = os.urandom(16)
             a.send(udp_packet(INSIDE, b.address, marker))
             assert b.received(marker, within_s=ARRIVES_S), "from inside it"
@@ -40,18 +48,14 @@ def test_the_prefix_is_the_guests_and_nobody_elses(inside: InNamespace) -> None:
             assert b.received(marker, within_s=STAYS_AWAY_S) is None, "nothing beside it"
             drops = (await firewall.list_table()).drops
             spoofed = NUMBERS["spoof"]
-            assert [drops[tap, spoofed].packets for tap in (one.tap, two.tap)] == [1, 1]
+            assert [drops[tap, spoofed].packets for tap in (ONE.tap, TWO.tap)] == [1, 1]
 
     inside(body)
 
 
 def test_what_nobody_uses_in_it_makes_no_neighbours(inside: InNamespace) -> None:
     async def body() -> None:
-        one, two = replace(port(1), delegated=(PREFIX,)), port(2)
-        await raised(KernelNetwork(), one, two)
-        with ExitStack() as stack:
-            a, b = (stack.enter_context(guest_on(entry)) for entry in (one, two))
-            await carried(one.tap, two.tap)
+        async with pair() as (a, b):
             before = ip("-6", "neigh", "show")
             for number in range(100):
                 target = INSIDE.removesuffix("4") + f"{number:x}"
@@ -65,7 +69,7 @@ def test_what_nobody_uses_in_it_makes_no_neighbours(inside: InNamespace) -> None
 
 def test_it_is_seen_changed_and_taken_away(inside: InNamespace) -> None:
     async def body() -> None:
-        network, one = KernelNetwork(), replace(port(1), delegated=(PREFIX,))
+        network, one = KernelNetwork(), ONE
         await raised(network, one)
         seen = (await network.observe()).taps[one.tap]
         assert seen.routes == one.routes == {one.addresses[0], f"{PREFIX} via {one.link_local}"}
