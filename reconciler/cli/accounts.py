@@ -23,7 +23,7 @@ def get_drops(settings: Settings, name: str | None, output: str) -> None:
 
     document = run(look_at_drops(settings))
     if name is not None:
-        full = name if name.startswith("vm/") else f"vm/{name}"
+        full = _vm(name)
         document["items"] = [e for e in document["items"] if e["resource"] == full]
     if print_data(document, output):
         return
@@ -58,10 +58,7 @@ def get_addresses(settings: Settings, name: str | None, output: str) -> None:
 
     document = addresses_document(*look_at_addresses(settings))
     if name is not None:
-        full = name if name.startswith("vm/") else f"vm/{name}"
-        document["items"] = [e for e in document["items"] if e["resource"] == full]
-        if not document["items"]:
-            raise MetaldError("no address of it is held here", subject=full, hint=_SEE_ADDRESSES)
+        _keep_only(document, _vm(name), ("no address of it is held here", _SEE_ADDRESSES))
     if print_data(document, output):
         return
     if not document["items"]:
@@ -89,9 +86,7 @@ def get_pools(settings: Settings, name: str | None, output: str) -> None:
 
     document = pools_document(*look_at_addresses(settings))
     if name is not None:
-        document["items"] = [e for e in document["items"] if e["resource"] == name]
-        if not document["items"]:
-            raise MetaldError("it has no pool here", subject=name, hint="see metald get pools")
+        _keep_only(document, name, ("it has no pool here", "see metald get pools"))
     if print_data(document, output):
         return
     if not document["items"]:
@@ -106,6 +101,18 @@ def get_pools(settings: Settings, name: str | None, output: str) -> None:
             for entry in document["items"]
         ]
     )  # fmt: skip
+
+
+def _vm(name: str) -> str:
+    return name if name.startswith("vm/") else f"vm/{name}"
+
+
+def _keep_only(document: dict[str, Any], resource: str, otherwise: tuple[str, str]) -> None:
+    """``otherwise``: what is wrong and where to look when there is nothing of it."""
+    document["items"] = [e for e in document["items"] if e["resource"] == resource]
+    if not document["items"]:
+        message, hint = otherwise
+        raise MetaldError(message, subject=resource, hint=hint)
 
 
 def _print(rows: Sequence[tuple[str, ...]]) -> None:

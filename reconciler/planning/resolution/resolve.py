@@ -36,7 +36,7 @@ from reconciler.model.specs import (
 )
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Memo
-from reconciler.planning.outside_checks import not_outside
+from reconciler.planning.outside_checks import not_outside, uplink_of
 from reconciler.planning.resolution.claims import Claims
 from reconciler.planning.resolution.control_values import leaves, nested
 from reconciler.planning.resolution.prefixes import (
@@ -218,15 +218,14 @@ def _resolvers(work: Work, network: Network) -> tuple[str, ...]:
     """The network's own, where it names any or none at all, else the uplink's."""
     if network.spec.dns is not None:
         return tuple(map(str, network.spec.dns))
-    uplinks = (host.spec.uplink for host in work.fleet.hosts.values())
-    named = (str(u.resolver) for u in uplinks if u is not None and u.resolver is not None)
-    return tuple(named)
+    uplink = uplink_of(work.fleet)
+    return () if uplink is None or uplink.resolver is None else (str(uplink.resolver),)
 
 
 def _nat64(fleet: Fleet) -> str:
     """The prefix of the uplink's NAT64, empty when it names none."""
-    uplinks = (host.spec.uplink for host in fleet.hosts.values())
-    return next((str(u.nat64) for u in uplinks if u is not None and u.nat64 is not None), "")
+    uplink = uplink_of(fleet)
+    return "" if uplink is None or uplink.nat64 is None else str(uplink.nat64)
 
 
 def _segments(work: Work, network: ResourceAddress, uid: str) -> dict[Key, int]:
