@@ -40,23 +40,21 @@ def facts_of(specs: Specs) -> dict[Element, ResourceAddress]:
     if any(element.container == UPLINKS for element in found):
         prefixes = ((specs[address]["prefix"], address) for address in by_kind["tenant"])
         found |= {Element(OWN_PREFIXES, (prefix,)): address for prefix, address in prefixes}
-    for host in by_kind["host"]:
-        found |= dict.fromkeys(_announced(specs[host].get("uplink") or {}, specs, by_kind), host)
+    for host, uplink in announcing(specs).items():
+        found |= dict.fromkeys(_announced(uplink, specs, by_kind), host)
     return found
 
 
-def is_announced(specs: Specs) -> bool:
-    """The host answers for guests out there: for whom, their own records say."""
-    uplinks = (spec.get("uplink") or {} for a, spec in specs.items() if kind_of(a) == "host")
-    return any(uplink.get("announce") == "proxy-ndp" for uplink in uplinks)
+def announcing(specs: Specs) -> dict[ResourceAddress, Mapping[str, Any]]:
+    """Uplinks, by host, on which the host answers for guests: for whom, their own records say."""
+    uplinks = {a: spec.get("uplink") or {} for a, spec in specs.items() if kind_of(a) == "host"}
+    return {a: uplink for a, uplink in uplinks.items() if uplink.get("announce") == "proxy-ndp"}
 
 
 def _announced(
     uplink: Mapping[str, Any], specs: Specs, by_kind: Mapping[str, list[ResourceAddress]]
 ) -> Iterator[Element]:
     """Addresses out there of guests in networks that rules let out, or let be reached."""
-    if uplink.get("announce") != "proxy-ndp":
-        return
     internet = internet_of(specs)
     open_zones = {
         int(specs[network]["zone"])

@@ -24,6 +24,7 @@ from reconciler.model.plan import (
 )
 from reconciler.model.resolved import ResolvedFleet
 from reconciler.planning.comparison.draft import FIREWALL, SYSCTLS, Draft, Inputs
+from reconciler.planning.comparison.facts import announcing
 from reconciler.planning.comparison.ports import bind_keys
 from reconciler.planning.resolution.ownership import (
     alias_parts,
@@ -70,12 +71,10 @@ def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
 
 def _announcing(fleet: ResolvedFleet, network: NetworkState) -> dict[str, str]:
     """What makes the host answer for guests on its uplinks, where it is to and they are there."""
-    hosts = (record.spec for a, record in fleet.records.items() if kind_of(a) == "host")
-    uplinks = (spec.get("uplink") or {} for spec in hosts)
+    hosts = {a: record.spec for a, record in fleet.records.items() if kind_of(a) == "host"}
     return {
         proxy_ndp_of(link): "1"
-        for uplink in uplinks
-        if uplink.get("announce") == "proxy-ndp"
+        for uplink in announcing(hosts).values()
         for link in uplink["interface"]
         if link in network.foreign
     }

@@ -7,7 +7,7 @@ from reconciler.model.observed import NetworkState
 from reconciler.model.resolved import ResolvedRecord, ResolvedVm
 from reconciler.planning.comparison.aim import Aim
 from reconciler.planning.comparison.draft import Draft, Inputs
-from reconciler.planning.comparison.facts import compare_facts, is_announced
+from reconciler.planning.comparison.facts import announcing, compare_facts
 from reconciler.planning.comparison.host import host_of
 from reconciler.planning.comparison.policy import compare_policy
 from reconciler.planning.reachability.policy import Specs
@@ -21,7 +21,7 @@ def compare_rules(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim)
     whom.
     """
     specs, host = _recorded_after(draft, inputs, aim, _RULING), host_of(aim.fleet)
-    guests = _recorded_after(draft, inputs, aim, _GUESTS) if is_announced(specs) else {}
+    guests = _recorded_after(draft, inputs, aim, _GUESTS) if announcing(specs) else {}
     facts = compare_facts(draft, inputs, network, {**specs, **guests}, host)
     compare_policy(draft, inputs, specs, host, facts)
 
