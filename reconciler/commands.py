@@ -47,12 +47,17 @@ class CommandTimeoutError(TransientError):
     """A program was still running at its deadline and was killed."""
 
 
+def path_of(program: str) -> str | None:
+    """The full path of a program, looking in the sbin folders too; None when it is not here."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+
+
 def require(program: str, *, package: str) -> str:
-    """Return the full path of ``program``, looking in the sbin folders too.
+    """Return the full path of ``program``.
 
     Raises MetaldError naming the Debian package to install.
     """
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+    found = path_of(program)
     if found is None:
         raise MetaldError(
             f"the program {program} is not installed",

@@ -12,9 +12,10 @@ from typing import Literal
 from reconciler import commands
 from reconciler.errors import MetaldError
 from reconciler.execution.lock import current_holder
-from reconciler.hypervisors import cgroups
+from reconciler.hypervisors import cgroups, installed
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
 from reconciler.model.features import FEATURES
+from reconciler.model.hypervisors import HYPERVISORS, Capability
 from reconciler.network import firewall, sysctls
 from reconciler.network.features import probe
 from reconciler.network.kernel import KernelNetwork
@@ -38,6 +39,7 @@ async def examine(settings: Settings) -> list[Checked]:
     """Every check, in the order an operator would fix things."""
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     return [
+        *_hypervisors(),
         *_programs(),
         _device(Path("/dev/net/tun"), "modprobe tun"),
         await _network(),
@@ -50,17 +52,31 @@ async def examine(settings: Settings) -> list[Checked]:
     ]
 
 
-def _programs() -> Iterator[Checked]:
-    for program, package, version in (
-        ("qemu-system-x86_64", "qemu-system-x86", "--version"),
-        ("nft", "nftables", "--version"),
-    ):
+def _hypervisors() -> Iterator[Checked]:
+    """Those that are here, with their versions and what each can. That one is not here is no
+    fault, that none is would be.
+    """
+    missing = installed.missing()
+    kinds = {name: known for name, known in HYPERVISORS.items() if known.programs}
+    absent: Literal["warn", "fail"] = "fail" if kinds.keys() <= missing.keys() else "warn"
+    for name, known in kinds.items():
+        check = f"hypervisor {name}"
+        if name in missing:
+            yield Checked(check, absent, missing[name], "needed for VMs that name it")
+            continue
+        can = ", ".join(capability for capability in Capability if known.can(capability))
         try:
-            path = commands.require(program, package=package)
-            words = commands.run([path, version]).stdout.splitlines()[0]
-            yield Checked(program, "ok", words)
+            yield Checked(check, "ok", f"{installed.version(known)}; can: {can}")
         except MetaldError as error:
-            yield Checked(program, "fail", error.message, error.hint)
+            yield Checked(check, "fail", f"does not tell its version: {error}", error.hint)
+
+
+def _programs() -> Iterator[Checked]:
+    try:
+        path = commands.require("nft", package="nftables")
+        yield Checked("nft", "ok", commands.run([path, "--version"]).stdout.splitlines()[0])
+    except MetaldError as error:
+        yield Checked("nft", "fail", error.message, error.hint)
     busybox = shutil.which("busybox")
     if busybox is None:
         yield Checked("busybox", "warn", "not installed; needed to build the minimal image",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from reconciler.execution.images import ImageStore
 from reconciler.execution.world import World
+from reconciler.hypervisors import installed
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
 from reconciler.network.advertising import Advertising
@@ -30,7 +31,8 @@ def open_world(state: StatePaths, run: RunPaths) -> World:
         return await observe_all(run, drivers)
 
     network = KernelNetwork(Advertising(run.advertiser), Features(state.features))
-    return World(network, drivers, observe_vms, ImageStore(state).look_at)
+    images = ImageStore(state).look_at
+    return World(network, drivers, observe_vms, images, look_for_missing=installed.missing)
 
 
 __all__ = [

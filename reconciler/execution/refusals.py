@@ -10,6 +10,7 @@ from collections.abc import Callable
 from reconciler.errors import Problem, RefusedError, SpecError
 from reconciler.model.plan import Plan
 from reconciler.planning.bounds.holds import holds_everything
+from reconciler.planning.comparison.reasons import NOT_HERE
 from reconciler.planning.comparison.taken import REMEDY, STAYS
 from reconciler.planning.findings import Finding
 from reconciler.planning.resolution.resolve import Resolution
@@ -41,4 +42,6 @@ def refuse(chosen: Plan, expect_id: str, *, strict: bool) -> None:
         address, reason = chosen.refused[0]
         more = f" (and {len(chosen.refused) - 1} more)" if len(chosen.refused) > 1 else ""
         hint = REMEDY if reason.endswith(STAYS) else "set protect: false first"
+        if reason.startswith(NOT_HERE):
+            hint = "install it, or give the VM another hypervisor"
         raise RefusedError(f"{reason}{more}", subject=address, hint=hint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.errors import MetaldError
@@ -45,6 +45,8 @@ class Network(Protocol):
         """Write host-wide sysctls with the care of ipv6-policy.md."""
 
 
+# Hypervisors that cannot start a VM here, with why.
+LookForMissing = Callable[[], Mapping[str, str]]
 LookAtImages = Callable[[Sequence[ImageRequest]], Mapping[str, ImageFacts]]
 
 
@@ -63,6 +65,7 @@ class World:
     drivers: Drivers
     observe_vms: VmObserver
     look_at_images: LookAtImages
+    look_for_missing: LookForMissing = field(default=dict, kw_only=True)
 
     async def observe(self, requests: Sequence[ImageRequest]) -> Observed:
         """One observation; the network, the VMs and the images are looked at side by side."""
@@ -71,7 +74,8 @@ class World:
             vms = group.create_task(self._vms())
             images = group.create_task(asyncio.to_thread(self.look_at_images, requests))
         found, unlisted = vms.result()
-        return Observed(read_boot_id(), network.result(), found, images.result(), unlisted)
+        missing = self.look_for_missing()
+        return Observed(read_boot_id(), network.result(), found, images.result(), unlisted, missing)
 
     async def observe_network(self) -> Observed:
         """The network alone: for what concerns nothing else and may not wait for it."""

@@ -176,6 +176,32 @@ def start_ticks(pid: int) -> int | None:
     return None if words[0] in {"Z", "X"} else int(words[19])
 
 
+def counters(proof: Proof) -> Mapping[str, int]:
+    """What the kernel counts for a process since its start, as ``Driver.metrics`` names it.
+
+    Raises UnknownStateError when it cannot be read, or is another process's by now.
+    """
+    folder = Path(f"/proc/{proof.pid}")
+    try:
+        words = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        moved = dict(
+            line.split(": ") for line in (folder / "io").read_text(encoding="ascii").splitlines()
+        )
+    except OSError as error:
+        raise UnknownStateError(f"process {proof.pid} cannot be read: {error.strerror}") from error
+    # proc_pid_stat(5): fields 14 and 15 are CPU time, 22 the start, 24 resident pages;
+    # proc_pid_io(5): what reached storage.
+    if int(words[19]) != proof.start_ticks:
+        raise UnknownStateError(f"process {proof.pid} is another one by now")
+    ticks_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return {
+        "process.cpu_ns": (int(words[11]) + int(words[12])) * ticks_ns,
+        "process.resident_bytes": int(words[21]) * os.sysconf("SC_PAGE_SIZE"),
+        "process.read_bytes": int(moved["read_bytes"]),
+        "process.written_bytes": int(moved["write_bytes"]),
+    }
+
+
 def _holds(pid: int, lock: Path) -> bool:
     """The process has the lock file open."""
     try:

@@ -8,44 +8,57 @@ process would.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from reconciler import files
-from reconciler.errors import DriverError
 from reconciler.hypervisors import folders
-from reconciler.hypervisors.driver import Capabilities
+from reconciler.hypervisors.lifecycle import LifecycleDriver
 from reconciler.hypervisors.processes import read_boot_id
 from reconciler.model.observed import Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import RunPaths
 
 
-class SimulatedDriver:
+class SimulatedDriver(LifecycleDriver):
     """Implements ``hypervisors.driver.Driver``."""
 
-    capabilities = Capabilities(pause=True, graceful_shutdown=True, console=False)
+    def __init__(self, run: RunPaths) -> None:
+        self._records = _Records(run)
+        super().__init__(run, self._records)
+
+    def simulate_exit(self, uid: str, phase: VmPhase) -> None:
+        """Let the VM end as ``off``, ``panicked`` or ``dead``. For tests."""
+        self._records.write(uid, phase)
+
+
+class _Records:
+    """Implements ``hypervisors.lifecycle.Acts``: every act changes the record."""
 
     def __init__(self, run: RunPaths) -> None:
         self._run = run
 
-    async def start(self, launch: LaunchSpec, *, power: str) -> None:
-        """Write the record; one that is live already only changes its power."""
-        state = self._phase(launch.uid)
-        if state in {VmPhase.OFF, VmPhase.PANICKED, VmPhase.DEAD}:
-            folders.remove(self._run, launch.uid)
-        if state not in {VmPhase.RUNNING, VmPhase.PAUSED}:
-            folders.create(self._run, launch, note="simulated")
-        self._write(launch.uid, VmPhase(power))
+    async def create(self, launch: LaunchSpec) -> None:
+        folders.create(self._run, launch, note="simulated")
+        self.write(launch.uid, VmPhase.HELD)
 
-    async def stop(self, uid: str, *, graceful: bool) -> None:
-        """Remove the record."""
+    async def boot(self, launch: LaunchSpec) -> None:
+        self.write(launch.uid, VmPhase.RUNNING)
+
+    async def pause(self, uid: str) -> None:
+        self.write(uid, VmPhase.PAUSED)
+
+    async def resume(self, uid: str) -> None:
+        self.write(uid, VmPhase.RUNNING)
+
+    async def reboot(self, launch: LaunchSpec) -> None:
+        self.write(launch.uid, VmPhase.RUNNING)
+
+    async def shutdown(self, uid: str, *, graceful: bool) -> None:
+        self.write(uid, VmPhase.OFF)
+
+    async def delete(self, uid: str) -> None:
         folders.remove(self._run, uid)
-
-    async def set_power(self, uid: str, power: str) -> None:
-        """Change the record."""
-        if self._phase(uid) not in {VmPhase.RUNNING, VmPhase.PAUSED}:
-            raise DriverError("it is not live", subject=uid)
-        self._write(uid, VmPhase(power))
 
     async def reattach(self, uid: str, tap: str) -> None:
         """A simulated VM holds no descriptor; its tap is raised like a new one."""
@@ -58,9 +71,12 @@ class SimulatedDriver:
         phase = self._phase(uid) or VmPhase.DEAD
         return VmState(uid, phase, record.launch, None, record.boot_id, record.note)
 
-    def simulate_exit(self, uid: str, phase: VmPhase) -> None:
-        """Let the VM end as ``off``, ``panicked`` or ``dead``. For tests."""
-        self._write(uid, phase)
+    async def metrics(self, uid: str) -> Mapping[str, int]:
+        return {}
+
+    def write(self, uid: str, phase: VmPhase) -> None:
+        text = json.dumps({"boot_id": read_boot_id(), "phase": phase.value})
+        files.write_atomic(self._run.vm(uid).process, text, mode=0o600)
 
     def _phase(self, uid: str) -> VmPhase | None:
         """The recorded phase; None when there is no record."""
@@ -69,7 +85,3 @@ class SimulatedDriver:
         except FileNotFoundError:
             return None
         return VmPhase(data["phase"]) if data["boot_id"] == read_boot_id() else VmPhase.DEAD
-
-    def _write(self, uid: str, phase: VmPhase) -> None:
-        text = json.dumps({"boot_id": read_boot_id(), "phase": phase.value})
-        files.write_atomic(self._run.vm(uid).process, text, mode=0o600)

@@ -146,7 +146,8 @@ class ImageFacts:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One observation of the host. ``vms`` by uid; a uid missing there is proved absent,
-    unless ``unlisted`` says that the run folder itself could not be read.
+    unless ``unlisted`` says that the run folder itself could not be read. ``missing``:
+    hypervisors that cannot start a VM here, with why.
     """
 
     boot_id: str
@@ -154,6 +155,7 @@ class Observed:
     vms: Mapping[str, VmState | Unknown]
     images: Mapping[str, ImageFacts]
     unlisted: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def vm(self, uid: str) -> VmState | Unknown | None:
         """One VM as it was seen; None only when it is proved absent."""

@@ -23,6 +23,7 @@ from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import AnyDocument, Quota
 from reconciler.planning.findings import Finding, PathPart, unknown
+from reconciler.planning.hypervisor_checks import check_hypervisor
 from reconciler.planning.outside_checks import check_outside
 from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
 from reconciler.planning.rule_checks import check_rules
@@ -96,6 +97,7 @@ def _survey(fleet: Fleet) -> _Survey:
         used.vms += 1
         used.vcpus += spec.vcpus
         used.memory += spec.memory
+        found.findings.extend(check_hypervisor(address, spec))
         if tenant not in tenants:
             found.findings.append(_no_tenant(fleet, address, tenant))
         if vm.metadata.renamed_from is not None:

@@ -17,7 +17,6 @@ from reconciler.execution.executor import Executor, StepProgress
 from reconciler.execution.operations import STEP_DEADLINE_S, Context
 from reconciler.execution.state.sqlite import SqliteStore, open_store
 from reconciler.execution.world import World
-from reconciler.hypervisors.driver import Capabilities
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.observed import NetworkState, Unknown, VmState
@@ -65,8 +64,6 @@ class Recording:
 
 
 class NoDriver:
-    capabilities = Capabilities(pause=False, graceful_shutdown=False, console=False)
-
     async def observe(self, uid: str) -> VmState | Unknown:
         raise AssertionError
 
@@ -77,6 +74,12 @@ class NoDriver:
         raise AssertionError
 
     async def set_power(self, uid: str, power: str) -> None:
+        raise AssertionError
+
+    async def reboot(self, uid: str) -> None:
+        raise AssertionError
+
+    async def metrics(self, uid: str) -> Mapping[str, int]:
         raise AssertionError
 
     async def reattach(self, uid: str, tap: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.errors import DriverError, MetaldError, TransientError
 from reconciler.execution.world import World
-from reconciler.hypervisors.driver import Capabilities, Driver
+from reconciler.hypervisors.driver import Driver
 from reconciler.model.firewall import Element
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec, Port
@@ -90,8 +90,6 @@ class FaultyNetwork:
 class FaultyDriver:
     """Implements ``hypervisors.driver.Driver``."""
 
-    capabilities = Capabilities(pause=True, graceful_shutdown=True, console=False)
-
     def __init__(self, host: Host) -> None:
         self.host = host
         self.faults = host.faults
@@ -120,6 +118,12 @@ class FaultyDriver:
     async def set_power(self, uid: str, power: str) -> None:
         text = f"power {self.host.name(uid)} {power}"
         await self.faults.call(text, lambda: self.host.set_power(uid, power))
+
+    async def reboot(self, uid: str) -> None:
+        raise AssertionError("no plan asks for it")
+
+    async def metrics(self, uid: str) -> Mapping[str, int]:
+        return {}
 
     async def reattach(self, uid: str, tap: str) -> None:
         text = f"reattach {self.host.name(uid)} {tap}"

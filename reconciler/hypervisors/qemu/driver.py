@@ -14,12 +14,14 @@ from typing import Final
 
 from reconciler import commands
 from reconciler.errors import DriverError, TransientError, UnknownStateError
-from reconciler.hypervisors import cgroups, console, folders, launching, processes
-from reconciler.hypervisors.driver import Capabilities, OpenTap, ReattachTap
+from reconciler.hypervisors import cgroups, console, folders, launching, processes, turns
+from reconciler.hypervisors.driver import OpenTap, ReattachTap
 from reconciler.hypervisors.processes import Program, Proof
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
 from reconciler.hypervisors.qemu.command import Accelerator, command_line, machine_of, uuid_of
 from reconciler.hypervisors.qemu.monitor import Monitor, connected
+from reconciler.hypervisors.turns import Turn
+from reconciler.model.lifecycle import Operation, State, state_of, way
 from reconciler.model.observed import Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import RunPaths, VmPaths
@@ -43,8 +45,6 @@ _LOG_TAIL_BYTES: Final = 600
 class QemuDriver:
     """VMs as QEMU processes of their own."""
 
-    capabilities = Capabilities(pause=True, graceful_shutdown=True, console=True)
-
     def __init__(self, run: RunPaths, *, open_tap: OpenTap, reattach_tap: ReattachTap) -> None:
         self._run = run
         self._open_tap = open_tap
@@ -54,26 +54,40 @@ class QemuDriver:
     async def start(self, launch: LaunchSpec, *, power: str) -> None:
         """Start the VM, or adopt the one whose lock is held, and bring it to ``power``."""
         paths = self._run.vm(launch.uid)
-        if not processes.is_held(paths.lock):
-            await self._exec(launch)
-        await self._settle(paths, launch, power)
+        async with turns.taken(self._run, launch.uid) as turn:
+            if not processes.is_held(paths.lock):
+                turn.begin(None, Operation.CREATE)
+                await self._exec(launch)
+            await self._settle(turn, launch, power)
 
     async def stop(self, uid: str, *, graceful: bool) -> None:
         """Ask the guest, then QEMU, then the kernel, each with its deadline; leave nothing."""
         paths = self._run.vm(uid)
-        if folders.read(paths) is None:
-            return
-        proof = processes.prove(paths.process, paths.lock)
-        if proof is not None:
-            await self._end(paths, proof, graceful=graceful)
-        await console.end_holder(paths)
-        await cgroups.remove(uid)
-        folders.remove(self._run, uid)
+        async with turns.taken(self._run, uid) as turn:
+            if folders.read(paths) is None:
+                return
+            turn.note(State.SHUTTING_DOWN)
+            proof = processes.prove(paths.process, paths.lock)
+            if proof is not None:
+                await self._end(paths, proof, graceful=graceful)
+            turn.begin(State.STOPPED, Operation.DELETE)
+            await console.end_holder(paths)
+            await cgroups.remove(uid)
+            folders.remove(self._run, uid)
 
     async def set_power(self, uid: str, power: str) -> None:
         """Pause or resume a live VM."""
-        async with connected(self._run.vm(uid).qmp) as monitor:
-            await _to_power(monitor, power)
+        taken, monitored = turns.taken(self._run, uid), connected(self._run.vm(uid).qmp)
+        async with taken as turn, monitored as monitor:
+            await _to_power(turn, monitor, power)
+
+    async def reboot(self, uid: str) -> None:
+        """Reset the guest; the same VMM goes on with it."""
+        taken, monitored = turns.taken(self._run, uid), connected(self._run.vm(uid).qmp)
+        async with taken as turn, monitored as monitor:
+            turn.begin(await _state(monitor), Operation.REBOOT)
+            await monitor.execute("system_reset")
+            await monitor.execute("cont")
 
     async def reattach(self, uid: str, tap: str) -> None:
         """Give the live VMM its tap back, same process, same descriptor."""
@@ -101,6 +115,12 @@ class QemuDriver:
         if phase is None:
             return Unknown(f"QEMU (process {proof.pid}) says {status}")
         return VmState(uid, phase, record.launch, proof.pid, record.boot_id, record.note)
+
+    async def metrics(self, uid: str) -> Mapping[str, int]:
+        """Those of its process."""
+        paths = self._run.vm(uid)
+        proof = processes.prove(paths.process, paths.lock)
+        return {} if proof is None else processes.counters(proof)
 
     # -- starting -------------------------------------------------------------------------
 
@@ -158,18 +178,19 @@ class QemuDriver:
             for descriptor in opened.values():
                 os.close(descriptor)
 
-    async def _settle(self, paths: VmPaths, launch: LaunchSpec, power: str) -> None:
+    async def _settle(self, turn: Turn, launch: LaunchSpec, power: str) -> None:
         """From a held VMM to a running guest: its console first, so no output is lost.
 
         Raises DriverError with QEMU's last words when it ended meanwhile.
         """
+        paths = self._run.vm(launch.uid)
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
         while True:
             try:
                 async with connected(paths.qmp) as monitor:
                     await _check_identity(monitor, launch)
                     await console.ensure_holder(paths, uid=launch.uid, unix_id=launch.unix_id)
-                    await _to_power(monitor, power)
+                    await _to_power(turn, monitor, power)
                     return
             except TransientError:
                 # Its sockets appear some time after the exec; nothing announces them.
@@ -202,19 +223,24 @@ async def _check_identity(monitor: Monitor, launch: LaunchSpec) -> None:
         raise UnknownStateError(f"the VMM there answers as {found['UUID']}", subject=launch.vm)
 
 
-async def _to_power(monitor: Monitor, power: str) -> None:
+async def _state(monitor: Monitor) -> State:
+    status = await monitor.status()
+    phase = _PHASES.get(status)
+    if phase is None:
+        raise UnknownStateError(f"QEMU says {status}")
+    return state_of(phase)
+
+
+async def _to_power(turn: Turn, monitor: Monitor, power: str) -> None:
     """Bring QEMU's run state to ``running`` or ``paused``.
 
     A VMM that never ran goes through running for an instant: QEMU has no other way out of
     ``prelaunch``.
     """
-    status = await monitor.status()
-    if status in _ENDED:
-        raise DriverError(f"the guest has ended ({status})", hint="plan again")
-    if status == "prelaunch" or (power == "running" and status != "running"):
-        await monitor.execute("cont")
-    if power == "paused":
-        await monitor.execute("stop")
+    state: State | None = await _state(monitor)
+    for operation in way(state, power):
+        state = turn.begin(state, operation)
+        await monitor.execute("stop" if operation is Operation.PAUSE else "cont")
 
 
 def _clear_remains(paths: VmPaths) -> None:

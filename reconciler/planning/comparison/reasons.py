@@ -52,6 +52,9 @@ def in_place(fields: Sequence[FieldChange], *, live: bool) -> str:
     return f"{', '.join(names)}: {how}"
 
 
+NOT_HERE = "its hypervisor is not here"
+
+
 def fixed_at_start(fields: Sequence[FieldChange], hypervisor: str) -> str:
     """Changes that take a restart."""
     names = spec_names(fields)

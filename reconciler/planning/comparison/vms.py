@@ -58,11 +58,24 @@ def compare_vm(draft: Draft, inputs: Inputs, network: NetworkState, vm: Resolved
         draft.blocked.append((vm.address, state.reason))
         return
     case = _case(inputs, vm, state)
+    why = inputs.observed.missing.get(vm.launch.hypervisor)
+    if why is not None and _starts(case):
+        draft.refused.append((vm.address, f"{reasons.NOT_HERE}: {why}"))
+        return
     relaunch = state is not None and is_live(state) and _differs(state.launch, vm.launch)
     if relaunch and vm.power != "stopped":
         _relaunch(draft, inputs, network, case)
     else:
         _in_place(draft, network, case)
+
+
+def _starts(case: _Case) -> bool:
+    """Its declaration means that a VMM is to be started."""
+    if case.vm.power == "stopped":
+        return False
+    if is_live(case.state):
+        return case.state is not None and _differs(case.state.launch, case.vm.launch)
+    return decide(case.vm, case.found).kind in {"start", "recover"}
 
 
 def _case(inputs: Inputs, vm: ResolvedVm, state: VmState | None) -> _Case:
@@ -273,6 +286,10 @@ def reboot_vm(draft: Draft, inputs: Inputs, network: NetworkState, vm: ResolvedV
     state = inputs.observed.vms.get(vm.uid)
     if isinstance(state, Unknown):
         draft.blocked.append((vm.address, state.reason))
+        return
+    if vm.launch.hypervisor in inputs.observed.missing:
+        why = inputs.observed.missing[vm.launch.hypervisor]
+        draft.refused.append((vm.address, f"{reasons.NOT_HERE}: {why}"))
         return
     stop = f"{vm.address}:stop"
     if state is not None:
