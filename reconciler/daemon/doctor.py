@@ -14,7 +14,7 @@ from reconciler.errors import MetaldError
 from reconciler.execution.lock import current_holder
 from reconciler.hypervisors import cgroups, installed
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
-from reconciler.model.features import FEATURES
+from reconciler.model.features import FEATURES, Feature
 from reconciler.model.hypervisors import HYPERVISORS, Capability
 from reconciler.network import firewall, sysctls
 from reconciler.network.features import probe
@@ -22,6 +22,7 @@ from reconciler.network.kernel import KernelNetwork
 from reconciler.paths import RunPaths, StatePaths
 from reconciler.settings import Settings
 
+Level = Literal["ok", "warn", "fail"]
 _CONTROLLERS = frozenset({"cpu", "memory", "pids", "io"})
 
 
@@ -30,7 +31,7 @@ class Checked:
     """One check: ``level`` ok, warn or fail; ``remedy`` empty when there is nothing to do."""
 
     check: str
-    level: Literal["ok", "warn", "fail"]
+    level: Level
     found: str
     remedy: str = ""
 
@@ -112,12 +113,18 @@ async def _features() -> list[Checked]:
     except MetaldError as error:
         return [Checked("kernel features", "warn", f"cannot be tried: {error}")]
     return [
-        Checked(f"feature {name}", "fail" if name in lacking else "ok",
+        Checked(f"feature {name}", _level_of(feature, lacks=name in lacking),
                 lacking.get(name, f"works: {feature.controls}"),
                 f"for {feature.controls} the kernel needs {feature.parts}"
                 if name in lacking else "")
         for name, feature in FEATURES.items()
     ]  # fmt: skip
+
+
+def _level_of(feature: Feature, *, lacks: bool) -> Level:
+    if not lacks:
+        return "ok"
+    return "warn" if feature.optional else "fail"
 
 
 async def _neighbours() -> list[Checked]:

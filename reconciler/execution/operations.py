@@ -151,8 +151,8 @@ async def _single(context: Context, operation: Operation) -> None:
         case RestoreSysctls(values):
             await world.network.write_sysctls(values)
             store.forget_sysctls()
-        case LoadFirewall():
-            store.set_firewall(*await world.network.load_firewall())
+        case LoadFirewall(_, bridged):
+            store.set_firewall(*await world.network.load_firewall(bridged=bridged))
         case RemoveFirewall():
             await world.network.remove_firewall()
             store.forget_firewall()

@@ -140,7 +140,7 @@ def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
     wrong = [
         change.path
         for port in recorded_vm(seen.ledger, managed).ports
-        for change in port_differences(port, network.taps.get(port.tap))
+        for change in port_differences(port, network.taps.get(port.tap), network.bridges)
     ]
     return ("False", f"differs: {', '.join(wrong)}") if wrong else ("True", "as declared")
 

@@ -26,8 +26,10 @@ class Network(Protocol):
     async def observe(self) -> NetworkState:
         """Everything that concerns us. Raises UnknownStateError, never answers in part."""
 
-    async def load_firewall(self) -> tuple[str, str]:
-        """Load our rules atomically; (template digest, listing digest) as they read then."""
+    async def load_firewall(self, *, bridged: bool = False) -> tuple[str, str]:
+        """Load our rules atomically, those of bridges too when ``bridged``; (template digest,
+        listing digest) as they read then.
+        """
 
     async def remove_firewall(self) -> None:
         """Delete our table; fine when it is gone."""

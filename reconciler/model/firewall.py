@@ -15,10 +15,14 @@ from reconciler.model.resolved import Port
 from reconciler.model.security import HEADER_NUMBERS, InterfacePolicy
 
 TABLE = "metald"
-FAMILY = "inet"
+FAMILY, BRIDGE_FAMILY = "inet", "bridge"
+# What lies in our table of the bridge family is told apart by its container: ``bridge/macs``.
+BRIDGE: Final = "bridge/"
 # There only while a verification runs (or was killed): what its packets end in.
 VERIFY_TABLE = "metald_verify"
-TABLES = (TABLE, VERIFY_TABLE)
+TABLES = tuple(
+    (family, name) for name in (TABLE, VERIFY_TABLE) for family in (FAMILY, BRIDGE_FAMILY)
+)
 # Who may open traffic to whom: (segment of the source, class of the target, protocol, ports).
 ALLOW = "allow"
 # Beyond an uplink: (segment of the guest, prefix out there, protocol, ports).
@@ -36,6 +40,10 @@ FACTS: Final = frozenset(
     {UPLINKS, MASQUERADED, OWN_PREFIXES, GUEST_SERVICES, PREFIX_OUT, PREFIX_IN, PROXIES}
 )
 TAPS, DROPS, RECENT, ISOLATED = "taps", "drops", "recent", "isolated"
+BRIDGES: Final = "bridges"
+# What of bridged guests the other table tells, by the link that is the way back to the source, and
+# by the source where that is a link-local one.
+DROPS_BEHIND, DROPS_LOCAL, RECENT_BEHIND = "drops_behind", "drops_local", "recent_behind"
 # Among the drops, with the moment (Unix epoch) as its number: since when they are counted.
 SINCE = "since"
 # Distinct limits of connections: a chain and a set each, no element of the kernel's.
@@ -46,6 +54,8 @@ RATES: Final = (
     "rate_multicast", "rate_advertisements",
 )  # fmt: skip
 _LEAST_BURST: Final = 5  # nft's own default, in packets
+# Facts of a port that no rule of bridges looks at.
+_ROUTED_ONLY: Final = frozenset({"denies_logged", ADVERTISED})
 
 
 class Control(NamedTuple):
@@ -115,14 +125,67 @@ def port_elements(port: Port) -> frozenset[Element]:
 
     An interface without any of these elements sends nothing (templates/nftables/metald.nft).
     """
-    tap, policy, zone, segment = port.tap, port.policy, str(port.zone), port.rules_zone
-    link = (tap,)
-    found = [
+    if port.bridged:
+        return frozenset((*_belonging(port), *_routed_part(port), *_bridged_part(port)))
+    return frozenset((*_belonging(port), *_membership(port), *_sending(port)))
+
+
+def _belonging(port: Port) -> list[Element]:
+    link, segment = (port.tap,), port.rules_zone
+    return [
         Element(TAPS, link),
-        Element("zone_of", link, zone),
+        Element("zone_of", link, str(port.zone)),
         Element("segment_of", link, str(segment)),
         Element("class_of", link, zone_class(segment)),
     ]
+
+
+def _membership(port: Port) -> list[Element]:
+    if not port.policy.intra_network:
+        return []
+    zone = str(port.zone)
+    own = [Element("members", (zone, address)) for address in port.addresses]
+    behind = [Element("member_prefixes", (zone, _upper(prefix))) for prefix in port.delegated]
+    return [*own, *behind]
+
+
+def _routed_part(port: Port) -> Iterator[Element]:
+    """Of a bridged port, what the rules need to know of packets that are routed."""
+    policy, segment = port.policy, port.rules_zone
+    yield Element(BRIDGES, (port.bridge,))
+    yield Element("locals", (port.link_local,))
+    yield Element("class_of_segment", (str(segment),), zone_class(segment))
+    if policy.intra_network:
+        yield Element("mates", (port.bridge, port.tap))
+        yield Element("mates", (port.bridge, port.bridge))
+    if policy.packets_per_second is not None:
+        limit = rate(policy.packets_per_second, policy.burst)
+        yield Element("rate_packets_to", (port.tap,), limit)
+    if policy.logging == "denies":
+        yield from (Element("denies_logged_at", (address,)) for address in port.addresses)
+
+
+def _bridged_part(port: Port) -> Iterator[Element]:
+    """And what those of its bridge need to know of it."""
+    own = [
+        Element(TAPS, (port.tap,)),
+        Element("segment_of", (port.tap,), str(port.rules_zone)),
+        *(Element("owned", (_hex(address),)) for address in (*port.addresses, port.link_local)),
+    ]
+    if port.policy.intra_network:
+        own.append(Element("open", (port.tap,)))
+    if port.policy.source_address == "off":
+        # Where sources may be anybody's, what is routed to the network still is its own.
+        prefixes = (*port.addresses, *port.delegated)
+        own += [Element("source_prefixes", (port.tap, _upper(one))) for one in prefixes]
+    known = (entry for entry in _sending(port) if entry.container not in _ROUTED_ONLY)
+    return (entry._replace(container=BRIDGE + entry.container) for entry in (*own, *known))
+
+
+def _sending(port: Port) -> list[Element]:
+    """What a guest may send as, and how much."""
+    tap, policy = port.tap, port.policy
+    found = []
     if policy.source_mac:
         found.append(Element("macs", (tap, port.mac)))
     for address in (*port.addresses, port.link_local):
@@ -138,13 +201,10 @@ def port_elements(port: Port) -> frozenset[Element]:
             told = (*port.resolvers, *filter(None, (port.nat64,)))
             found.append(Element(ADVERTISED, (tap, prefix), " ".join(told)))
             found.append(Element("target_prefixes", (tap, _upper(prefix))))
-    if policy.intra_network:
-        found += [Element("members", (zone, address)) for address in port.addresses]
-        found += [Element("member_prefixes", (zone, _upper(prefix))) for prefix in port.delegated]
     found += [Element(name, (tap, *rest), value) for name, rest, value in _of_policy(policy)]
     if policy.connections is not None:
         found.append(Element(TIERS, (str(policy.connections),)))
-    return frozenset(found)
+    return found
 
 
 @lru_cache(maxsize=1 << 10)
@@ -213,6 +273,17 @@ def _upper(prefix: str) -> str:
 def isolating(tap: str) -> Element:
     """Cuts off a link, both ways, whatever else is known of it; see the rules."""
     return Element(ISOLATED, (tap,))
+
+
+def cutting_off(tap: str, *, bridged: bool) -> frozenset[Element]:
+    """``isolating`` in every table that knows of the link."""
+    cut = isolating(tap)
+    return frozenset({cut, cut._replace(container=BRIDGE + ISOLATED)} if bridged else {cut})
+
+
+def is_bridged(elements: Iterable[Element]) -> bool:
+    """Some of these need our table of the bridge family."""
+    return any(entry.container.startswith(BRIDGE) for entry in elements)
 
 
 def elements_of(ports: Iterable[Port]) -> frozenset[Element]:

@@ -12,10 +12,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Network
 
-from reconciler.model.ip6 import address_text
+from reconciler.model.ip6 import address_number, address_text
 
 UID_HEX_DIGITS = 32
-TAP_PREFIX, SHAPER_PREFIX = "mt", "mi"
+TAP_PREFIX, SHAPER_PREFIX, BRIDGE_PREFIX = "mt", "mi", "mb"
 # Own unix users of VMs: clear of system users (<1000), people (1000-59999), systemd's
 # DynamicUser (61184-65519), nobody (65534), subordinate ids (100000-165535 and up by 65536
 # as shadow's login.defs hands them out) and container hosts' usual 1000000 base.
@@ -61,6 +61,21 @@ def tap_of(link: str) -> str:
     return f"{TAP_PREFIX}{link.removeprefix(SHAPER_PREFIX)}"
 
 
+def bridge_of(zone: int) -> str:
+    """Name of a network's bridge: ``mb…``, after its zone, which no other network has."""
+    return f"{BRIDGE_PREFIX}{zone:08x}"
+
+
+def zone_of_bridge(link: str) -> str | None:
+    """The zone (decimal text) that a bridge of ``bridge_of`` is named after; None for any other."""
+    digits = link.removeprefix(BRIDGE_PREFIX)
+    try:
+        zone = int(digits, 16)
+    except ValueError:
+        return None
+    return str(zone) if link == bridge_of(zone) else None
+
+
 def mac_addresses(uid: str) -> Iterator[str]:
     """Candidate MACs, locally administered and unicast (IEEE 802c: second bit set, first clear)."""
     for attempt in range(256):
@@ -104,6 +119,13 @@ def default_pool(secret: bytes) -> IPv6Network:
     """This host's own ULA /32 (RFC 4193, fd00::/8) when no Host document names a pool."""
     digest = hashlib.blake2b(b"pool", key=secret, digest_size=3).digest()
     return IPv6Network((int.from_bytes(b"\xfd" + digest, "big") << 96, 32))
+
+
+def mac_of(link_local: str) -> str:
+    """The MAC whose EUI-64 address this is; of any other, one that nobody has."""
+    number = address_number(link_local)
+    upper, lower = number >> 40 & 0xFFFFFF, number & 0xFFFFFF
+    return ((upper ^ 0x02 << 16) << 24 | lower).to_bytes(6, "big").hex(":")
 
 
 def link_local_of(mac: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from reconciler.model.firewall import Element
-from reconciler.model.resolved import LaunchSpec
+from reconciler.model.resolved import LaunchSpec, Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,52 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """A link's place on a bridge. ``isolated``: it reaches no other such port; ``learns``: by whose
+    MACs its frames are from; ``floods``: frames for MACs that nobody knows go there too;
+    ``routers``: hosts behind it may pass for multicast routers. ``fixed``: MACs that are there,
+    wherever they are seen.
+    """
+
+    bridge: str
+    isolated: bool = False
+    learns: bool = False
+    floods: bool = False
+    routers: bool = False
+    fixed: frozenset[str] = frozenset()
+
+
+def wanted_seat(port: Port) -> Seat | None:
+    """Where a port's tap is to be."""
+    if not port.bridged:
+        return None
+    policy = port.policy
+    return Seat(
+        port.bridge,
+        isolated=not policy.intra_network,
+        learns=not policy.source_mac,
+        fixed=frozenset({port.mac}),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeState:
+    """One of our bridges. ``snoops``: multicast goes where somebody listens; ``queries``: it asks
+    who does. The rest as of a tap.
+    """
+
+    name: str
+    alias: str
+    mac: str
+    up: bool
+    mtu: int
+    gateway: bool
+    snoops: bool
+    queries: bool
+    sysctls: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TapState:
     """One of our links. ``attached``: a VMM has its queue open (the link has carrier).
 
@@ -29,7 +75,7 @@ class TapState:
     ``PREFIX via ADDRESS`` for those behind a guest.
     ``neighbours``: permanent entries as (address, MAC). ``sysctls``: per-link values we
     manage, by short name (``accept_ra``). ``to_guest``, ``from_guest``: what limits the bandwidth,
-    in bits per second, None for nothing.
+    in bits per second, None for nothing. ``seat``: the bridge it is on, None for none.
     """
 
     name: str
@@ -44,6 +90,7 @@ class TapState:
     sysctls: Mapping[str, int]
     to_guest: int | None = None
     from_guest: int | None = None
+    seat: Seat | None = None
 
 
 _CONF, _PROXY_NDP = "net.ipv6.conf.", ".proxy_ndp"
@@ -56,14 +103,28 @@ def proxy_ndp_of(link: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FirewallState:
-    """Our nftables table. ``template``: digest of the rules this version would load;
+    """Our nftables tables. ``template``: digest of the rules this version would load;
     ``listing``: digest of the rules that are there, None when the table is absent;
-    ``elements``: every element of our sets and maps.
+    ``elements``: every element of our sets and maps. The same of the rules of bridges, which are
+    loaded where there are bridged networks.
     """
 
     template: str
     listing: str | None
     elements: frozenset[Element]
+    bridge_template: str = ""
+    bridge_listing: str | None = None
+
+    def wanted(self, *, bridged: bool) -> tuple[str, str | None]:
+        """(template, listing) as the ledger records them once these rules are loaded: of both
+        tables, where bridges need theirs.
+        """
+        if not bridged:
+            return self.template, self.listing
+        template = f"{self.template} {self.bridge_template}"
+        if self.listing is None or self.bridge_listing is None:
+            return template, None
+        return template, f"{self.listing} {self.bridge_listing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +137,8 @@ class NetworkState:
     ``wanted_sysctls``: what this version wants in this namespace, given those uplinks.
     ``shapers``: aliases of the devices that limit what comes from guests, by the tap they are for.
     ``answering``: links on which the host answers neighbour discovery for others (proxy_ndp).
-    ``lacking``: what of ``model.features`` does not work on this host, with why.
+    ``lacking``: what of ``model.features`` does not work on this host, with why. ``bridges``: those
+    that carry our alias, by name.
     """
 
     taps: Mapping[str, TapState]
@@ -88,6 +150,7 @@ class NetworkState:
     shapers: Mapping[str, str] = field(default_factory=dict)
     answering: frozenset[str] = frozenset()
     lacking: Mapping[str, str] = field(default_factory=dict)
+    bridges: Mapping[str, BridgeState] = field(default_factory=dict)
 
     def sysctl(self, key: str) -> str | None:
         """The value of a setting we manage, as observed; None where it was not looked at."""

@@ -74,9 +74,10 @@ class RestoreSysctls:
 
 @dataclass(frozen=True, slots=True)
 class LoadFirewall:
-    """Load our table's rules atomically; elements stay."""
+    """Load our rules atomically, those of bridges too when ``bridged``; elements stay."""
 
     template: str
+    bridged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

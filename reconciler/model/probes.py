@@ -37,7 +37,8 @@ class Station:
 @dataclass(frozen=True, slots=True)
 class Shot:
     """One packet: ``header`` is the IPv6 next header, ``port`` the destination port of tcp and udp
-    (and what stands in its place for others). ``number`` is unique in a run, from 1.
+    (and what stands in its place for others). ``number`` is unique in a run, from 1. ``to_mac``:
+    whom the frame is for on a segment; empty for the gateway.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Shot:
     to_address: str
     header: int
     port: int
+    to_mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)

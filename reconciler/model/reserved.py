@@ -35,7 +35,6 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 
 # Values that `metald/v1` knows for a field, beyond those this version takes.
 RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
-    ("Network", "spec.mode"): frozenset({"bridged"}),
     ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
 }
 

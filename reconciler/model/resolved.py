@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reconciler.model.addresses import ResourceAddress
+from reconciler.model.addresses import ResourceAddress, network_address, tenant_of
+from reconciler.model.identity import bridge_of
 from reconciler.model.security import PROFILES, InterfacePolicy
 
 GATEWAY = "fe80::1"
@@ -43,7 +44,7 @@ def interface_name(alias: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One VM interface as the host's kernel holds it (routed mode).
+    """One VM interface as the host's kernel holds it.
 
     ``tap``: link name; ``alias``: who it belongs to, in full; ``zone``: the network's number
     in the firewall; ``addresses``: the guest's addresses, each with a /128 route and a
@@ -52,7 +53,8 @@ class Port:
     send and receive; ``segment``: the number that rules between networks know it by, its zone
     unless rules select VMs by label; ``delegated``: whole /64 prefixes behind the guest;
     ``resolvers``: addresses of name servers that the guest is told; ``nat64``: the prefix by which
-    it reaches IPv4, where that is advertised to it.
+    it reaches IPv4, where that is advertised to it. ``bridged``: the tap is on its network's
+    bridge, by which guests' frames come; what is routed to the guest leaves by the tap itself.
     """
 
     tap: str
@@ -69,6 +71,18 @@ class Port:
     delegated: tuple[str, ...] = ()
     resolvers: tuple[str, ...] = ()
     nat64: str = ""
+    bridged: bool = False
+
+    @property
+    def bridge(self) -> str:
+        """The bridge that the tap is on; empty for none."""
+        return bridge_of(self.zone) if self.bridged else ""
+
+    @property
+    def bridge_alias(self) -> str:
+        """Alias of that bridge: ``metald network/acme/front ZONE``."""
+        network = network_address(tenant_of(self.vm), interface_name(self.alias))
+        return link_alias(network, str(self.zone))
 
     @property
     def rules_zone(self) -> int:
@@ -88,13 +102,16 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class GuestInterface:
-    """What the hypervisor and the guest need to know of an interface."""
+    """What the hypervisor and the guest need to know of an interface. ``on_link``: the network's
+    /64 is a segment that the guest is on.
+    """
 
     network: str
     tap: str
     mac: str
     addresses: tuple[str, ...]
     resolvers: tuple[str, ...] = ()
+    on_link: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,11 @@ class NetworkSpec(SpecModel):
     prefix: Prefix6 | Auto = Field(
         default="auto", description="a /64 inside the tenant's prefix, or auto"
     )
-    mode: Literal["routed"] = "routed"
+    mode: Literal["routed", "bridged"] = Field(
+        default="routed",
+        description="bridged: its VMs share a segment, and find each other on it; routed: each is "
+        "alone with the host",
+    )
     security: Name = Field(default="high", description="high, medium, low, or a SecurityProfile")
     policy: Controls | None = Field(
         default=None, description="what differs from that for this network"

@@ -7,10 +7,12 @@ tell of them; who was dropped what lies in a set that nft lists alone. Called by
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,14 +20,25 @@ from typing import Any, Final
 from reconciler import commands
 from reconciler.errors import MetaldError, UnknownStateError
 from reconciler.model.drops import Denied, Drops, Tally
-from reconciler.model.firewall import DROPS, FAMILY, RECENT, SINCE, TABLE
-from reconciler.network import messages
-from reconciler.network.listing import parse_drops
+from reconciler.model.firewall import (
+    BRIDGE_FAMILY,
+    DROPS,
+    DROPS_BEHIND,
+    DROPS_LOCAL,
+    FAMILY,
+    RECENT,
+    RECENT_BEHIND,
+    SINCE,
+    TABLE,
+)
+from reconciler.model.identity import mac_of
+from reconciler.network import bridges, messages
+from reconciler.network.listing import parse_drops, summed
 
 _NETLINK_NETFILTER: Final = 12
 _NFT_MSG_NEWOBJ, _NFT_MSG_GETOBJ = 0x0A12, 0x0A13  # subsystem 10, messages 18 and 19
 _HEAD: Final = struct.Struct("=BBH")  # struct nfgenmsg
-_NFPROTO_INET: Final = 1
+_NFPROTO_INET, _NFPROTO_BRIDGE = 1, 7
 _NFTA_OBJ_TABLE, _NFTA_OBJ_NAME, _NFTA_OBJ_TYPE, _NFTA_OBJ_DATA = 1, 2, 3, 4
 _NFT_OBJECT_COUNTER: Final = (1).to_bytes(4, "big")
 _NFTA_COUNTER_BYTES, _NFTA_COUNTER_PACKETS = 1, 2
@@ -48,31 +61,36 @@ _loads: Final = _Loads()
 
 
 def counters() -> dict[str, Tally]:
-    """The named counters of our table; empty when there is none. In the calling thread's namespace.
+    """The named counters of our tables; empty when there is none. In the calling thread's
+    namespace.
 
     Raises UnknownStateError when the kernel cannot say.
     """
+    found = _counters_of(_NFPROTO_INET)
+    for name, tally in _counters_of(_NFPROTO_BRIDGE).items():
+        known = found.get(name, Tally(0, 0))
+        found[name] = Tally(known.packets + tally.packets, known.octets + tally.octets)
+    return found
+
+
+def _counters_of(family: int) -> dict[str, Tally]:
     for _ in range(_TRIES - 1):
         try:
-            return _counters()
+            return _counters(family)
         except messages.InterruptedDumpError:
             continue  # somebody changed rules meanwhile
-    return _counters()
+    return _counters(family)
 
 
-def _counters() -> dict[str, Tally]:
+def _counters(family: int) -> dict[str, Tally]:
     table = messages.attribute(_NFTA_OBJ_TABLE, TABLE.encode() + b"\0")
-    body = _HEAD.pack(_NFPROTO_INET, 0, 0) + table
+    body = _HEAD.pack(family, 0, 0) + table
     found = {}
     for answer in _dump(messages.message(_NFT_MSG_GETOBJ, messages.NLM_F_DUMP, 1, body)):
         known = messages.attributes(answer, _HEAD.size)
         # The kernel may list more than was asked for.
         named = messages.text(known.get(_NFTA_OBJ_TABLE, b"")) == TABLE
-        if (
-            named
-            and answer[0] == _NFPROTO_INET
-            and known.get(_NFTA_OBJ_TYPE) == _NFT_OBJECT_COUNTER
-        ):
+        if named and answer[0] == family and known.get(_NFTA_OBJ_TYPE) == _NFT_OBJECT_COUNTER:
             data = messages.attributes(known.get(_NFTA_OBJ_DATA, b""))
             found[messages.text(known.get(_NFTA_OBJ_NAME, b""))] = Tally(
                 int.from_bytes(data.get(_NFTA_COUNTER_PACKETS, b""), "big"),
@@ -108,13 +126,60 @@ async def read_drops() -> Drops | None:
     Raises UnknownStateError.
     """
     totals = counters()
-    listed = await _list(DROPS)
-    if listed is None:
+    sets = await list_drops()
+    if not sets:
         return None
-    by_link = parse_drops(listed)
+    by_link = summed(*(one.by_link() for one in sets))
     since = next((number for link, number in by_link if link == SINCE), None)
     found = {key: tally for key, tally in by_link.items() if key[0] != SINCE}
     return Drops(totals, found, since)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one set has counted, as it lists it. ``links``: by the MACs that bridges know to be
+    there, where the set goes by link-local addresses.
+    """
+
+    family: str
+    name: str
+    listed: Mapping[tuple[str, int], Tally]
+    links: Mapping[str, str]
+
+    def _link(self, key: str) -> str:
+        """The link that a key stands for; empty for one that is gone, or that is nobody's."""
+        if self.name == DROPS_LOCAL:
+            return self.links.get(mac_of(key), "")
+        return "" if key.isdigit() else key
+
+    def by_link(self) -> dict[tuple[str, int], Tally]:
+        """By link and number of the control; with the element that says since when."""
+        told = ((self._link(key), number, tally) for (key, number), tally in self.listed.items())
+        return {(link, number): tally for link, number, tally in told if link}
+
+    def of(self, links: AbstractSet[str]) -> Iterator[tuple[str, int]]:
+        """Keys, as nft reads them, of what was counted for these links, or for links that are
+        gone: those go by their numbers.
+        """
+        for key, number in sorted(self.listed):
+            link = self._link(key)
+            if link in links or not link:
+                yield (f'"{key}"' if link == key else key), number
+
+
+async def list_drops() -> list[Counted]:
+    """Every set that counts by link; none without a table. Raises UnknownStateError."""
+    sets: list[tuple[str, str]] = [(FAMILY, DROPS)]
+    links: Mapping[str, str] = {}
+    if _counters_of(_NFPROTO_BRIDGE):  # there are rules of bridges
+        sets += [(FAMILY, DROPS_BEHIND), (FAMILY, DROPS_LOCAL), (BRIDGE_FAMILY, DROPS)]
+        links = await asyncio.to_thread(bridges.links_by_mac)
+    listed = await asyncio.gather(*(_list(name, family) for family, name in sets))
+    return [
+        Counted(family, name, parse_drops(entries), links)
+        for (family, name), entries in zip(sets, listed, strict=True)
+        if entries is not None
+    ]
 
 
 @contextmanager
@@ -143,7 +208,7 @@ async def read_settled_drops() -> Drops | None:
 
 async def read_recent() -> tuple[Denied, ...]:
     """Examples of what guests were denied lately."""
-    listed = await _list(RECENT) or ()
+    listed = [*(await _list(RECENT) or ()), *(await _list(RECENT_BEHIND) or ())]
     try:
         return tuple(
             _denied(*raw["elem"]["val"]["concat"])
@@ -158,9 +223,9 @@ def _denied(link: str, target: str, protocol: str | int, port: int) -> Denied:
     return Denied(link, target, str(protocol), int(port))
 
 
-async def _list(name: str) -> list[Mapping[str, Any]] | None:
+async def _list(name: str, family: str = FAMILY) -> list[Mapping[str, Any]] | None:
     program = commands.require("nft", package="nftables")
-    words = [program, "-j", "list", "set", FAMILY, TABLE, name]
+    words = [program, "-j", "list", "set", family, TABLE, name]
     try:
         done = await commands.run_async(words, expected=_LISTED)
         if done.code != 0 and _GONE in done.stderr:

@@ -17,6 +17,7 @@ from typing import Final
 from reconciler import commands
 from reconciler.errors import MetaldError
 from reconciler.files import write_atomic
+from reconciler.model.features import FEATURES
 
 TRYING: Final = "reconciler.network.trying"
 _DEADLINE_S: Final = 30.0
@@ -59,9 +60,10 @@ class Features:
 
 
 def _here() -> str:
-    """This boot of this kernel."""
+    """This boot of this kernel, and what is tried of it."""
     try:
-        return f"{os.uname().release} {_BOOT_ID.read_text(encoding='ascii').strip()}"
+        tried = " ".join(sorted(FEATURES))
+        return f"{os.uname().release} {tried} {_BOOT_ID.read_text(encoding='ascii').strip()}"
     except OSError:
         return os.uname().release
 

@@ -7,12 +7,14 @@ of our rules shows, whatever the nft version prints.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 from reconciler import commands
@@ -20,8 +22,10 @@ from reconciler.errors import MetaldError, UnknownStateError
 from reconciler.model.drops import Drops
 from reconciler.model.firewall import (
     ALLOW,
+    BRIDGE,
+    BRIDGE_FAMILY,
+    BRIDGES,
     CONNECTIONS,
-    DROPS,
     EGRESS,
     FAMILY,
     INGRESS,
@@ -31,17 +35,20 @@ from reconciler.model.firewall import (
     TAPS,
     TIERS,
     Element,
+    is_bridged,
 )
 from reconciler.network import drops, ruleset
-from reconciler.network.listing import Listing, parse_drops, parse_listing, without_ours
+from reconciler.network.listing import Listing, parse_listing, without_ours
 
 _LISTED = frozenset({0, 1})
 # Sets of intervals, whose last part is a range of ports.
 _PORTS_LAST = frozenset({ALLOW, EGRESS, INGRESS})
 # All others' keys begin with the name of a link, which nft wants quoted.
 _WITHOUT_LINK = _PORTS_LAST | {
-    "members", "member_prefixes", "own_prefixes", "guest_services", "prefix_out", "prefix_in"
+    "members", "member_prefixes", "own_prefixes", "guest_services", "prefix_out", "prefix_in",
+    "class_of_segment", "denies_logged_at", "locals", "owned",
 }  # fmt: skip
+_ONLY_LINKS = frozenset({"mates"})
 _ROUTED_FAMILIES = frozenset({"inet", "ip6"})
 _NO_CONDITION = frozenset({"counter", "log"})
 # Key parts per container, and whether a value follows: what an element of ours looks like.
@@ -55,7 +62,9 @@ _SHAPES: Mapping[str, tuple[int, bool]] = {
     **dict.fromkeys(("target_prefixes", "advertisers", "may", "chains"), (2, False)),
     **dict.fromkeys(("members", "member_prefixes", "guest_services"), (2, False)),
     **dict.fromkeys(_PORTS_LAST, (4, False)),
-    TIERS: (1, False),
+    **dict.fromkeys((BRIDGES, "open", "denies_logged_at", "locals", "owned", TIERS), (1, False)),
+    "class_of_segment": (1, True),
+    "mates": (2, False),
 }
 
 
@@ -66,12 +75,17 @@ async def _nft(*words: str, script: str = "", listed: bool = False) -> commands.
 
 
 async def list_table() -> Listing:
-    """One call; an absent table is proved by nft's own word for it.
+    """Both our tables; an absent one is proved by nft's own word for it.
 
     Raises UnknownStateError for any other failure.
     """
+    routed, bridges = await asyncio.gather(_list(FAMILY), _list(BRIDGE_FAMILY, BRIDGE))
+    return routed.beside(bridges)
+
+
+async def _list(family: str, prefix: str = "") -> Listing:
     try:
-        done = await _nft("-j", "list", "table", FAMILY, TABLE, listed=True)
+        done = await _nft("-j", "list", "table", family, TABLE, listed=True)
     except MetaldError as error:
         raise UnknownStateError(f"nft cannot list our table: {error}") from error
     if done.code != 0:
@@ -79,19 +93,21 @@ async def list_table() -> Listing:
             return Listing(None, frozenset(), {})
         raise UnknownStateError(f"nft cannot list our table: {done.stderr.strip()}")
     try:
-        return parse_listing(json.loads(done.stdout)["nftables"])
+        return parse_listing(json.loads(done.stdout)["nftables"], prefix)
     except (ValueError, KeyError, TypeError) as error:
         raise UnknownStateError(f"nft's listing cannot be understood: {error!r}") from error
 
 
-async def load(elements: frozenset[Element]) -> None:
-    """Replace the table by the template with these elements, in one transaction; what was counted
-    goes on.
+async def load(elements: frozenset[Element], bridges: str | None = None) -> None:
+    """Replace our tables by the template with these elements, in one transaction; what was counted
+    goes on. ``bridges``: the text of the rules of bridges, None where there are to be none.
 
-    Those of a shape that is not ours are left out. Raises MetaldError; the table is then as
-    it was.
+    Those of a shape that is not ours are left out. Raises MetaldError; the tables are then as
+    they were.
     """
     kept = [element for element in elements if _has_our_shape(element)]
+    if bridges is None:
+        kept = [element for element in kept if not is_bridged((element,))]
 
     async def load_with(counted: Drops | None) -> None:
         script = "\n".join(
@@ -99,6 +115,9 @@ async def load(elements: frozenset[Element]) -> None:
                 f"table {FAMILY} {TABLE}",
                 f"delete table {FAMILY} {TABLE}",
                 drops.carried_over(ruleset.template(), counted, time.time()),
+                f"table {BRIDGE_FAMILY} {TABLE}\ndelete table {BRIDGE_FAMILY} {TABLE}\n{bridges}"
+                if bridges is not None
+                else "",
                 *element_commands("add", kept),
             ]
         )
@@ -114,14 +133,19 @@ async def load(elements: frozenset[Element]) -> None:
 
 
 def _has_our_shape(element: Element) -> bool:
-    shape = _SHAPES.get(element.container)
+    shape = _SHAPES.get(element.container.removeprefix(BRIDGE))
     return shape == (len(element.key), bool(element.value))
 
 
 async def remove() -> None:
     """Delete our tables, and nothing else; fine when they are gone."""
-    gone = (f"table {FAMILY} {name}\ndelete table {FAMILY} {name}\n" for name in TABLES)
-    await _nft("-f", "-", script="".join(gone))
+    there = await _nft("-j", "list", "tables")
+    names = (entry.get("table", {}) for entry in json.loads(there.stdout)["nftables"])
+    ours = {(entry.get("family"), entry.get("name")) for entry in names} & {*TABLES}
+    # By both words it is fine, too, when somebody else was faster.
+    gone = (f"table {family} {name}\ndelete table {family} {name}\n" for family, name in ours)
+    if ours:
+        await _nft("-f", "-", script="".join(gone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +171,30 @@ def change_of(
     old = {entry for entry in remove if present.get((entry.container, entry.key)) == entry}
     old |= {present[key] for entry in new if (key := (entry.container, entry.key)) in present}
     after = (elements - old) | frozenset(new)
-    used = _tiers_used(after) if any(entry.container == TIERS for entry in old) else frozenset()
+    used = _tiers_used(after) if any(map(_is_tier, old)) else frozenset()
     old -= used
     script = "\n".join([*element_commands("delete", old), *element_commands("add", new)])
     return Change(script, after | used)
 
 
 def _tiers_used(elements: frozenset[Element]) -> frozenset[Element]:
-    return frozenset(
-        Element(TIERS, (entry.value.rpartition("_")[2],))
-        for entry in elements
-        if entry.container == CONNECTIONS
-    )
+    found = set()
+    for entry in elements:
+        family, name = _place(entry)
+        if name == CONNECTIONS:
+            prefix = BRIDGE if family == BRIDGE_FAMILY else ""
+            found.add(Element(prefix + TIERS, (entry.value.rpartition("_")[2],)))
+    return frozenset(found)
+
+
+def _place(element: Element) -> tuple[str, str]:
+    """The family of the table that an element is in, and its set's name there."""
+    name = element.container.removeprefix(BRIDGE)
+    return (FAMILY if name == element.container else BRIDGE_FAMILY), name
+
+
+def _is_tier(element: Element) -> bool:
+    return _place(element)[1] == TIERS
 
 
 async def carry_out(change: Change, links_gone: frozenset[str] = frozenset()) -> None:
@@ -173,10 +209,13 @@ async def carry_out(change: Change, links_gone: frozenset[str] = frozenset()) ->
 
 async def _counted(links: frozenset[str]) -> str:
     """Commands that forget what was dropped of links."""
-    done = await _nft("-j", "list", "set", FAMILY, TABLE, DROPS)
-    found = parse_drops(json.loads(done.stdout)["nftables"])
-    keys = [f'"{link}" . {control}' for link, control in sorted(found) if link in links]
-    return f"delete element {FAMILY} {TABLE} {DROPS} {{ {', '.join(keys)} }}\n" if keys else ""
+    lines = []
+    for one in await drops.list_drops():
+        keys = [f"{key} . {control}" for key, control in one.of(links)]
+        if keys:
+            where = f"{one.family} {TABLE} {one.name}"
+            lines.append(f"delete element {where} {{ {', '.join(keys)} }}\n")
+    return "".join(lines)
 
 
 def links_without(change: Iterable[Element]) -> frozenset[str]:
@@ -188,33 +227,39 @@ def element_commands(verb: str, elements: Iterable[Element]) -> list[str]:
     """``add element …`` lines, one per container, in a fixed order: what is jumped to is declared
     before, and taken away after, who jumps there.
     """
-    by_container: dict[str, list[Element]] = defaultdict(list)
+    by_place: dict[tuple[str, str], list[Element]] = defaultdict(list)
+    tiers = []
     for element in sorted(elements):
-        by_container[element.container].append(element)
-    tiers = [element.key[0] for element in by_container.pop(TIERS, ())]
+        place = _place(element)
+        if place[1] == TIERS:
+            tiers.append((place[0], element.key[0]))
+        else:
+            by_place[place].append(element)
     lines = [
-        f"{verb} element {FAMILY} {TABLE} {container} "
-        f"{{ {', '.join(_spelled(verb, element) for element in some)} }}"
-        for container, some in by_container.items()
+        f"{verb} element {family} {TABLE} {name} "
+        f"{{ {', '.join(_spelled(verb, name, element) for element in some)} }}"
+        for (family, name), some in by_place.items()
     ]
     if verb == "add":
-        return [*map(ruleset.tier_commands, tiers), *lines]
-    return [*lines, *map(ruleset.tier_removal, tiers)]
+        return [*starmap(ruleset.tier_commands, tiers), *lines]
+    return [*lines, *starmap(ruleset.tier_removal, tiers)]
 
 
-def _spelled(verb: str, element: Element) -> str:
+def _spelled(verb: str, name: str, element: Element) -> str:
     """An element as nft must read it. A single port goes as a range: without its end, the kernel
     adds such an element of an interval set, and then does not find it to delete it.
     """
     key = list(element.key)
-    if element.container in _PORTS_LAST and "-" not in key[-1]:
+    if name in _PORTS_LAST and "-" not in key[-1]:
         key[-1] = f"{key[-1]}-{key[-1]}"
-    if element.container not in _WITHOUT_LINK:
+    if name in _ONLY_LINKS:
+        key = [f'"{link}"' for link in key]
+    elif name not in _WITHOUT_LINK:
         key[0] = f'"{key[0]}"'
     text = " . ".join(key)
     if verb != "add" or not element.value:
         return text
-    if element.container not in RATES:
+    if name not in RATES:
         return f"{text} : {element.value}"
     return f"{text} limit rate over {element.value} packets"
 
@@ -223,7 +268,7 @@ async def foreign_tables() -> list[Mapping[str, Any]]:
     """Everything of every other table, handles and counters left out. Raises MetaldError."""
     done = await _nft("-j", "list", "ruleset")
     try:
-        return without_ours(json.loads(done.stdout)["nftables"], FAMILY, TABLES)
+        return without_ours(json.loads(done.stdout)["nftables"], TABLES)
     except (ValueError, KeyError, TypeError) as error:
         raise UnknownStateError(f"nft's listing cannot be understood: {error!r}") from error
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.errors import MetaldError
+from reconciler.model.features import BRIDGE_TRACKING
 from reconciler.model.firewall import ADVERTISED, PROXIES, Element
 from reconciler.model.identity import shaper_of, tap_of
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.resolved import TAP_SYSCTLS, Port
-from reconciler.network import proxies, removal, sysctls, taps
+from reconciler.network import bridges, proxies, removal, sysctls, taps
 from reconciler.network.advertising import Advertising
 from reconciler.network.features import Features
 from reconciler.network.rtnl import Rtnl
@@ -43,8 +44,9 @@ class KernelNetwork:
 
         Raises UnknownStateError when any of them cannot be read.
         """
+        lacking = {} if self._features is None else await self._features.lacking()
         rules, (dumped, uplinks, states, proxied) = await asyncio.gather(
-            self._rules.observe(), asyncio.to_thread(_read)
+            self._rules.observe(tracks=BRIDGE_TRACKING not in lacking), asyncio.to_thread(_read)
         )
         if self._advertising is not None:
             proxied |= self._advertising.elements()
@@ -53,7 +55,9 @@ class KernelNetwork:
         shapers = {
             tap_of(name): link.alias for name, link in dumped.links.items() if taps.is_shaper(link)
         }
-        ours = states.keys() | {shaper_of(tap) for tap in shapers}
+        bridged = {n: bridges.bridge_state(dumped, e) for n, e in dumped.links.items()
+                   if bridges.is_bridge(e) and taps.is_ours(e)}  # fmt: skip
+        ours = states.keys() | bridged.keys() | {shaper_of(tap) for tap in shapers}
         return NetworkState(
             taps=states,
             foreign=frozenset(dumped.links.keys() - ours),
@@ -62,13 +66,17 @@ class KernelNetwork:
             learned_uplinks=uplinks,
             firewall=replace(rules, elements=rules.elements | proxied) if proxied else rules,
             shapers=shapers,
-            lacking={} if self._features is None else await self._features.lacking(),
+            lacking=lacking,
             answering=frozenset(n for n, e in dumped.links.items() if e.settings.get("proxy_ndp")),
+            bridges=bridged,
         )
 
-    async def load_firewall(self) -> tuple[str, str]:
-        """Load our rules atomically, elements kept; (template digest, listing digest)."""
-        return await self._rules.load()
+    async def load_firewall(self, *, bridged: bool = False) -> tuple[str, str]:
+        """Load our rules atomically, those of bridges as well when ``bridged``, elements kept;
+        (template digest, listing digest).
+        """
+        lacking = {} if self._features is None else await self._features.lacking()
+        return await self._rules.load(bridged=bridged, tracks=BRIDGE_TRACKING not in lacking)
 
     async def remove_firewall(self) -> None:
         """Delete our table, and answer for no guest any more; fine when it is gone."""
@@ -112,10 +120,11 @@ def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState], frozenset[Ele
     with Rtnl() as rtnl:
         tables = read_tables(rtnl)
         shapes = Shapes(rtnl, tables.links)
+        seats = bridges.seats(rtnl, tables.links)
         states = {
-            name: taps.tap_state(tables, link, shapes.of(link))
+            name: taps.tap_state(tables, link, shapes.of(link), seats.get(name))
             for name, link in tables.links.items()
-            if taps.is_ours(link) and not taps.is_shaper(link)
+            if taps.is_ours(link) and not taps.is_shaper(link) and not bridges.is_bridge(link)
         }
         proxied = proxies.elements(rtnl, tables.links)
     return tables, sysctls.learned_uplinks(tables.links, tables.routes), states, proxied

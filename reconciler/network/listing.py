@@ -9,20 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from reconciler.model.drops import Tally
-from reconciler.model.firewall import DROPS, RECENT, SINCE, TIERS, Element
+from reconciler.model.firewall import (
+    DROPS,
+    DROPS_BEHIND,
+    DROPS_LOCAL,
+    RECENT,
+    RECENT_BEHIND,
+    SINCE,
+    TIERS,
+    Element,
+)
 
 _VOLATILE = frozenset({"handle", "packets", "bytes"})
 _CONTAINERS = frozenset({"set", "map"})
 _DECLARED = frozenset({"set", "map", "chain"})
 _MOVING = frozenset({"dynamic", "timeout"})
 # What packets leave behind, nobody's fact.
-_PASSING = frozenset({"probes", "stopped", DROPS, RECENT})
+_PASSING = frozenset({"probes", "stopped", DROPS, RECENT, DROPS_BEHIND, DROPS_LOCAL, RECENT_BEHIND})
+_DROPS = frozenset({DROPS, DROPS_BEHIND})
 # Elements that the template brings along: as much ours as its rules.
 _CONSTANT = frozenset({"bogons"})
 # Raw payload of 64 bits, which nft lists as a signed number.
@@ -37,7 +47,8 @@ class Listing:
     """What nft says of our table; ``digest`` None when there is none.
 
     ``counters`` packets by name; ``drops`` by link and number of the control. ``settled``: only a
-    transaction changes these elements, no packet and no clock.
+    transaction changes these elements, no packet and no clock. ``bridge_digest`` as ``digest``, of
+    the rules of bridges; all else is of both.
     """
 
     digest: str | None
@@ -45,10 +56,35 @@ class Listing:
     counters: Mapping[str, int]
     settled: bool = True
     drops: Mapping[tuple[str, int], Tally] = field(default_factory=dict)
+    bridge_digest: str | None = None
+
+    def beside(self, bridges: Listing) -> Listing:
+        """With what is listed of bridges."""
+        totals = Counter(self.counters)
+        totals.update(bridges.counters)
+        return replace(
+            self,
+            bridge_digest=bridges.digest,
+            elements=self.elements | bridges.elements,
+            counters=dict(totals),
+            settled=self.settled and bridges.settled,
+            drops=summed(self.drops, bridges.drops),
+        )
 
 
-def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
-    """Digest, elements and counters of a ``nft -j list table`` document.
+def summed(*counted: Mapping[tuple[str, int], Tally]) -> dict[tuple[str, int], Tally]:
+    """What several sets have counted, together."""
+    found: dict[tuple[str, int], Tally] = {}
+    for drops in counted:
+        for key, tally in drops.items():
+            known = found.get(key, Tally(0, 0))
+            found[key] = Tally(known.packets + tally.packets, known.octets + tally.octets)
+    return found
+
+
+def parse_listing(entries: Iterable[Mapping[str, Any]], prefix: str = "") -> Listing:
+    """Digest, elements and counters of a ``nft -j list table`` document; ``prefix`` tells its sets
+    from others of the same name.
 
     Raises ValueError, KeyError or TypeError for what no nft writes.
     """
@@ -72,13 +108,15 @@ def parse_listing(entries: Iterable[Mapping[str, Any]]) -> Listing:
             counters[body["name"]] = body["packets"]
         if kind not in _CONTAINERS or body["name"] in _CONSTANT:
             continue
-        if body["name"] == DROPS:
-            drops.update(e for e in map(_tally, body.get("elem", ())) if e[0][0] != SINCE)
+        if body["name"] in _DROPS:
+            told = dict(e for e in map(_tally, body.get("elem", ())) if e[0][0] != SINCE)
+            drops = summed(drops, told)
         elif body["name"] not in _PASSING:
-            elements.update(_element(body["name"], raw) for raw in body.get("elem", ()))
+            found = (_element(body["name"], raw) for raw in body.get("elem", ()))
+            elements.update(e._replace(container=prefix + e.container) for e in found)
             settled = settled and not _MOVING.intersection(body.get("flags", ()))
     stable.append(["tiers", _distinct(tiers)])
-    elements.update(Element(TIERS, (tier,)) for tier in tiers if tier != _PATTERN_TIER)
+    elements.update(Element(prefix + TIERS, (tier,)) for tier in tiers if tier != _PATTERN_TIER)
     text = json.dumps(stable, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return Listing(digest, frozenset(elements), counters, settled, drops)
@@ -113,16 +151,12 @@ def _distinct(tiers: Mapping[str, list[Any]]) -> list[str]:
 
 
 def parse_drops(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Tally]:
-    """The set of drops alone, listed by nft; with the element that says since when.
+    """A set of drops alone, listed by nft; with the element that says since when.
 
     Raises ValueError, KeyError or TypeError for what no nft writes.
     """
-    return dict(
-        _tally(raw)
-        for entry in entries
-        if (body := entry.get("set", {})).get("name") == DROPS
-        for raw in body.get("elem", ())
-    )
+    sets = (entry["set"] for entry in entries if "set" in entry)
+    return dict(_tally(raw) for body in sets for raw in body.get("elem", ()))
 
 
 def _tally(raw: Any) -> tuple[tuple[str, int], Tally]:
@@ -170,18 +204,20 @@ def _part(container: str, part: Any) -> str:
 
 
 def without_ours(
-    entries: Iterable[Mapping[str, Any]], family: str, tables: Iterable[str]
+    entries: Iterable[Mapping[str, Any]], tables: Iterable[tuple[str, str]]
 ) -> list[Any]:
-    """Everything of every other table, handles, counters and elements left out."""
+    """Everything of every other table than these (family, name), handles, counters and elements
+    left out.
+    """
     ours = frozenset(tables)
     return [
         _without_volatile(entry)
         for entry in entries
-        if "metainfo" not in entry and not _is_ours(entry, family, ours)
+        if "metainfo" not in entry and not _is_ours(entry, ours)
     ]
 
 
-def _is_ours(entry: Mapping[str, Any], family: str, tables: frozenset[str]) -> bool:
+def _is_ours(entry: Mapping[str, Any], tables: frozenset[tuple[str, str]]) -> bool:
     kind, body = next(iter(entry.items()))
     name = body.get("name") if kind == "table" else body.get("table")
-    return bool(name in tables and body.get("family") == family)
+    return (body.get("family"), name) in tables

@@ -19,8 +19,12 @@ _CHECKSUM_AT = {TCP: 16, UDP: 6, ICMPV6: 2}
 
 
 def frame(shot: Shot, *, token: bytes, source_port: int) -> bytes:
-    """An Ethernet frame from the VM to its gateway."""
-    start = _octets(GATEWAY_MAC) + _octets(shot.source.mac) + struct.pack("!H", _ETHERTYPE_IPV6)
+    """An Ethernet frame from the VM to its gateway, or to whom it is for on its segment."""
+    start = (
+        _octets(shot.to_mac or GATEWAY_MAC)
+        + _octets(shot.source.mac)
+        + struct.pack("!H", _ETHERTYPE_IPV6)
+    )
     body = _transport(shot, source_port)
     body += bytes(TOKEN_OFFSET - len(body))
     body += token + shot.number.to_bytes(NUMBER_BYTES, "big") + b"metald verify\0\0\0"

@@ -21,7 +21,7 @@ from typing import Any
 
 from reconciler import commands, resources
 from reconciler.errors import MetaldError, RefusedError, UnknownStateError
-from reconciler.model.firewall import FAMILY, TABLE, VERIFY_TABLE
+from reconciler.model.firewall import BRIDGE_FAMILY, FAMILY, TABLE, VERIFY_TABLE
 from reconciler.model.probes import TOKEN_BYTES, Shot, Sightings, Station
 from reconciler.network.packets import frame
 from reconciler.network.tun import sender
@@ -36,11 +36,37 @@ _TRIES, _WAIT_S, _PAUSE_S = 3, 1.0, 0.02
 # Above what Linux guests use for their own connections (net.ipv4.ip_local_port_range).
 _FIRST_PORT, _LAST_PORT = 61001, 65535
 _GLOBAL_SCOPE, _HOST_ADDRESSES = "00", 4
-_EMPTY = "".join(
-    f"flush set {FAMILY} {VERIFY_TABLE} {s}\n" for s in ("arrived", "heard", "returned")
-)
-_EMPTY_OWN = f"flush set {FAMILY} {TABLE} stopped\n"
-_FORGET = f"table {FAMILY} {VERIFY_TABLE}\ndelete table {FAMILY} {VERIFY_TABLE}\n"
+# What ends the packets, by the family of the table; bridges' is there where their rules are.
+_RULES: Mapping[str, str] = {FAMILY: "verify.nft", BRIDGE_FAMILY: "verify_bridge.nft"}
+_NOTED: Mapping[str, Sequence[str]] = {
+    FAMILY: ("arrived", "heard", "returned"), BRIDGE_FAMILY: ("arrived",),
+}  # fmt: skip
+# Families with rules of ours.
+Guarded = tuple[str, ...]
+
+
+def _empty_noted(families: Guarded) -> str:
+    return "".join(
+        f"flush set {family} {VERIFY_TABLE} {name}\n"
+        for family in _watching(families)
+        for name in _NOTED[family]
+    )
+
+
+def _empty_own(families: Guarded) -> str:
+    return "".join(f"flush set {family} {TABLE} stopped\n" for family in families)
+
+
+def _forget(families: Guarded) -> str:
+    return "".join(
+        f"table {family} {VERIFY_TABLE}\ndelete table {family} {VERIFY_TABLE}\n"
+        for family in _watching(families)
+    )
+
+
+def _watching(families: Guarded) -> Guarded:
+    """Where packets are waited for: on the host always, on bridges where they have rules."""
+    return (FAMILY, *(family for family in families if family != FAMILY))
 
 
 async def probe(shots: Sequence[Shot], stopping: Callable[[], bool] = lambda: False) -> Sightings:
@@ -51,13 +77,13 @@ async def probe(shots: Sequence[Shot], stopping: Callable[[], bool] = lambda: Fa
     """
     token = secrets.token_bytes(TOKEN_BYTES)
     async with _watched(token) as guarded:
-        return await _Run(token, guarded=guarded).all(shots, stopping)
+        return await _Run(token, guarded).all(shots, stopping)
 
 
 class _Run:
     """One verification while its rules are up."""
 
-    def __init__(self, token: bytes, *, guarded: bool) -> None:
+    def __init__(self, token: bytes, guarded: Guarded) -> None:
         self._token, self._guarded = token, guarded
         self._source_port = _FIRST_PORT + secrets.randbelow(_LAST_PORT - _FIRST_PORT + 1)
         self._arrived: dict[int, frozenset[str]] = {}
@@ -85,7 +111,7 @@ class _Run:
 
         The sets are emptied before, so that a look costs the same in every batch.
         """
-        await _nft(_EMPTY + (_EMPTY_OWN if self._guarded else ""))
+        await _nft(_empty_noted(self._guarded) + _empty_own(self._guarded))
         left = list(batch)
         for _ in range(_TRIES):
             await asyncio.to_thread(self._send, left)
@@ -121,19 +147,21 @@ class _Run:
 
     async def _look(self) -> None:
         """Add to what was seen."""
-        found = await _sets("table", FAMILY, VERIFY_TABLE)
-        own = await _sets("set", FAMILY, TABLE, "stopped") if self._guarded else {}
-        for number, link in found["arrived"]:
-            links = self._arrived.get(int(number), frozenset())
-            self._arrived[int(number)] = links | {str(link)}
-        self._heard |= {int(number) for (number,) in found["heard"]}
-        self._returned |= {int(number) for (number,) in found["returned"]}
-        self._stopped |= {int(number): int(where) for number, where in own.get("stopped", ())}
+        for family in _watching(self._guarded):
+            found = await _sets("table", family, VERIFY_TABLE)
+            for number, link in found["arrived"]:
+                links = self._arrived.get(int(number), frozenset())
+                self._arrived[int(number)] = links | {str(link)}
+            self._heard |= {int(number) for (number,) in found.get("heard", ())}
+            self._returned |= {int(number) for (number,) in found.get("returned", ())}
+        for family in self._guarded:
+            own = await _sets("set", family, TABLE, "stopped")
+            self._stopped |= {int(number): int(where) for number, where in own["stopped"]}
 
     def _sightings(self) -> Sightings:
         return Sightings(
             self._arrived, frozenset(self._heard), frozenset(self._returned), self._stopped,
-            self._unsent, self._injected, self._guarded,
+            self._unsent, self._injected, FAMILY in self._guarded,
         )  # fmt: skip
 
 
@@ -152,37 +180,46 @@ def host_addresses() -> list[str]:
 
 
 @asynccontextmanager
-async def _watched(token: bytes) -> AsyncIterator[bool]:
-    """The rules and the token are there meanwhile; gives whether our own rules are as well."""
+async def _watched(token: bytes) -> AsyncIterator[Guarded]:
+    """The rules and the token are there meanwhile; gives which of our own rules are as well."""
     guarded = await _announce(token)
     try:
-        rules = resources.data_folder("templates") / "nftables" / "verify.nft"
-        known = f"add element {FAMILY} {VERIFY_TABLE} tokens {{ {_timed(token)} }}\n"
-        await _nft(_FORGET + rules.read_text(encoding="utf-8") + known)
+        folder = resources.data_folder("templates") / "nftables"
+        script = _forget(guarded)
+        for family in _watching(guarded):
+            script += (folder / _RULES[family]).read_text(encoding="utf-8")
+            script += f"add element {family} {VERIFY_TABLE} tokens {{ {_timed(token)} }}\n"
+        await _nft(script)
         yield guarded
     finally:
-        await _nft(_FORGET)
+        await _nft(_forget(guarded))
         if guarded:
-            gone = f"delete element {FAMILY} {TABLE} probes {{ 0x{token.hex()} }}\n"
-            with suppress(commands.CommandError):  # our table went meanwhile, its sets with it
-                await _nft(gone + _EMPTY_OWN)
+            gone = "".join(
+                f"delete element {family} {TABLE} probes {{ 0x{token.hex()} }}\n"
+                for family in guarded
+            )
+            with suppress(commands.CommandError):  # our tables went meanwhile, their sets too
+                await _nft(gone + _empty_own(guarded))
 
 
-async def _announce(token: bytes) -> bool:
-    """Tell our rules the token; False when there are none. Raises RefusedError for older ones."""
+async def _announce(token: bytes) -> Guarded:
+    """Tell our rules the token; none when there are none. Raises RefusedError for older ones."""
+    tables = [entry.get("table", {}) for entry in await _listed("tables")]
+    ours = {entry.get("family") for entry in tables if entry.get("name") == TABLE}
+    guarded = tuple(family for family in _RULES if family in ours)
+    told = "".join(
+        f"add element {family} {TABLE} probes {{ {_timed(token)} }}\n" for family in guarded
+    )
     try:
-        await _nft(f"{_EMPTY_OWN}add element {FAMILY} {TABLE} probes {{ {_timed(token)} }}\n")
+        await _nft(_empty_own(guarded) + told)
     except commands.CommandError as error:
-        tables = await _listed("tables", FAMILY)
-        if not any(entry.get("table", {}).get("name") == TABLE for entry in tables):
-            return False
         raise RefusedError(
             "the firewall rules loaded here know of no verification: they were changed, or are "
             "those of another version",
             subject=TABLE,
             hint="metald apply loads them anew",
         ) from error
-    return True
+    return guarded
 
 
 def _timed(token: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 
 from reconciler.errors import MetaldError, RefusedError
 from reconciler.model.identity import shaper_of
-from reconciler.network import changes
+from reconciler.network import bridges, changes
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.tables import Link, read_links
 from reconciler.network.taps import Failures, may_be_ours
@@ -24,8 +24,8 @@ _AT_ONCE: Final = 500
 
 
 def remove_all(names: Sequence[str]) -> Failures:
-    """Delete taps of ours, and what limits them, over one socket; fine when they are gone.
-    Failures by name.
+    """Delete taps of ours, what limits them, and bridges that nothing is on then, over one socket;
+    fine when they are gone. Failures by name.
     """
     with Rtnl() as rtnl:
         links = read_links(rtnl)
@@ -41,7 +41,16 @@ def remove_all(names: Sequence[str]) -> Failures:
             if len(part) > 1 and _delete_together(rtnl, part, links):
                 continue
             failures.update(_delete_singly(rtnl, part))
+        _leave_bridges(rtnl, ours, links)
     return failures
+
+
+def _leave_bridges(rtnl: Rtnl, gone: Sequence[Link], links: Mapping[str, Link]) -> None:
+    """A bridge of ours goes with the last link on it."""
+    left = {link.master for link in gone if link.master}
+    names = {name for name, link in links.items() if link.index in left}
+    if names:
+        bridges.remove_empty(rtnl, names)
 
 
 def _parts(links: Sequence[Link]) -> Iterator[Sequence[Link]]:

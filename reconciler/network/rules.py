@@ -16,9 +16,8 @@ from typing import Final
 from reconciler.errors import MetaldError
 from reconciler.model.firewall import TABLE, Element
 from reconciler.model.observed import FirewallState
-from reconciler.network import firewall
+from reconciler.network import firewall, ruleset
 from reconciler.network.generation import generation
-from reconciler.network.ruleset import template_digest
 
 # How long rules that nobody changed count as listed, in seconds: the kernel's number begins
 # again with its module, and might then come to the same number.
@@ -46,25 +45,35 @@ class Rules:
         self._known: _Known | None = None
         self._turn = asyncio.Lock()
 
-    async def observe(self) -> FirewallState:
-        """As listed. Raises UnknownStateError when nft cannot say."""
+    async def observe(self, *, tracks: bool = True) -> FirewallState:
+        """As listed; ``tracks``: bridges track connections here, which their rules would use.
+
+        Raises UnknownStateError when nft cannot say.
+        """
         known = self._current()
-        return known.state if known is not None and known.listed else await self._list()
+        state = known.state if known is not None and known.listed else await self._list()
+        digest = ruleset.digest(ruleset.bridge_template(tracks=tracks))
+        return replace(state, bridge_template=digest)
 
-    async def load(self) -> tuple[str, str]:
-        """Load our rules, elements kept, in one transaction; (template, listing digest)."""
+    async def load(self, *, bridged: bool = False, tracks: bool = True) -> tuple[str, str]:
+        """Load our rules, those of bridges too when ``bridged``, elements kept, in one transaction;
+        (template, listing digest).
+        """
         async with self._turn:
-            return await self._load()
+            return await self._load(ruleset.bridge_template(tracks=tracks) if bridged else None)
 
-    async def _load(self) -> tuple[str, str]:
+    async def _load(self, bridges: str | None) -> tuple[str, str]:
         known = self._current()
         before = known.state if known is not None else await self._list()
         self._known = None
-        await firewall.load(before.elements)
+        await firewall.load(before.elements, bridges)
         after = await self._list()
-        if after.listing is None:
+        if bridges is not None:
+            after = replace(after, bridge_template=ruleset.digest(bridges))
+        template, listing = after.wanted(bridged=bridges is not None)
+        if listing is None:
             raise MetaldError("our table is gone right after it was loaded", subject=TABLE)
-        return after.template, after.listing
+        return template, listing
 
     async def remove(self) -> None:
         """Delete our tables."""
@@ -101,7 +110,10 @@ class Rules:
         self._known = None
         before, now = generation(), self._clock()
         listing = await firewall.list_table()
-        state = FirewallState(template_digest(), listing.digest, listing.elements)
+        state = FirewallState(
+            ruleset.digest(ruleset.template()), listing.digest, listing.elements,
+            bridge_listing=listing.bridge_digest,
+        )  # fmt: skip
         if before is not None and before == generation() and listing.settled:
             self._known = _Known(before, now, state)
         return state

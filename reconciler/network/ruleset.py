@@ -6,15 +6,15 @@ Pure but for reading the template that is shipped. Called by ``network.firewall`
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reconciler import resources
-from reconciler.model.firewall import CONTROLS, FAMILY, RATES, TABLE
+from reconciler.model.firewall import BRIDGE_FAMILY, CONTROLS, FAMILY, RATES, TABLE
 from reconciler.model.ip6 import address_number
-from reconciler.model.resolved import GATEWAY
+from reconciler.model.resolved import GATEWAY, GATEWAY_MAC
 from reconciler.model.security import HEADER_NUMBERS
 
 # Extension headers as the kernel and RFC 7045 list them, without the experimental ones; ESP hides
@@ -33,52 +33,65 @@ BOGONS: Final = (
 _DROPS_SIZE: Final = 65535 * 4
 
 
-def connection_limit(number: int) -> str:
+def connection_limit(number: int, *, family: str = FAMILY) -> str:
     """Declarations of one limit: a chain to jump to and the set that counts.
 
-    ``number`` connections that a guest has opened, kept per link by the kernel.
+    ``number`` connections that a guest has opened, kept per link by the kernel. Rules that may be
+    loaded without tracking by bridges ask only here what is new.
     """
     name = f"connections_{number}"
+    new = "ct state new " if family == BRIDGE_FAMILY else ""
     return (
         f"\tset {name} {{ type ifname; size 65535; flags dynamic; }}\n"
         f"\tchain {name} {{\n"
-        f"\t\tadd @{name} {{ iifname ct count over {number} }} goto drop_connections\n"
+        f"\t\t{new}add @{name} {{ iifname ct count over {number} }} goto drop_connections\n"
         f"\t}}"
     )
 
 
-@lru_cache(maxsize=1)
 def template() -> str:
     """The text of our rules as this version loads them, without any element."""
+    return _rendered("metald.nft", FAMILY, tracks=True)
+
+
+def bridge_template(*, tracks: bool) -> str:
+    """The same of the rules of bridges; ``tracks``: bridges track connections here."""
+    return _rendered("bridge.nft", BRIDGE_FAMILY, tracks=tracks)
+
+
+@lru_cache(maxsize=3)
+def _rendered(name: str, family: str, *, tracks: bool) -> str:
     folder = resources.data_folder("templates") / "nftables"
     loader = FileSystemLoader(folder)
     # What is filled in are constants of ours, and nft reads it, which knows no HTML.
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=False)  # noqa: S701
-    return environment.get_template("metald.nft").render(
+    return environment.get_template(name).render(
         controls=CONTROLS,
         rates=RATES,
         bogons=BOGONS,
+        tracks=tracks,
         gateway=GATEWAY,
+        gateway_mac=GATEWAY_MAC,
         gateway_number=f"{address_number(GATEWAY):#x}",
         extension_headers=EXTENSION_HEADERS,
         fragment=HEADER_NUMBERS["fragment"],
         offsets=HEADER_OFFSETS,
         drops_size=_DROPS_SIZE,
-        connection_limit=connection_limit,
+        connection_limit=partial(connection_limit, family=family),
     )
 
 
-def template_digest() -> str:
-    """Identifies the rules this version loads."""
-    return hashlib.blake2b(template().encode(), digest_size=8).hexdigest()
+def digest(text: str) -> str:
+    """Identifies the text of rules."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def tier_commands(number: str) -> str:
+def tier_commands(family: str, number: str) -> str:
     """Adds the declarations of one limit to a table that is there."""
-    return f"table {FAMILY} {TABLE} {{\n{connection_limit(int(number))}\n}}"
+    return f"table {family} {TABLE} {{\n{connection_limit(int(number), family=family)}\n}}"
 
 
-def tier_removal(number: str) -> str:
+def tier_removal(family: str, number: str) -> str:
     """Takes them away: nobody may jump there any more."""
-    name = f"{FAMILY} {TABLE} connections_{number}"
+    name = f"{family} {TABLE} connections_{number}"
     return f"flush chain {name}\ndelete chain {name}\ndelete set {name}"

@@ -40,6 +40,8 @@ from reconciler.network.tables import (
     IFLA_IFALIAS,
     IFLA_IFNAME,
     IFLA_INET6_ADDR_GEN_MODE,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
     LINK_HEAD,
     Link,
 )
@@ -60,7 +62,6 @@ _MATCH_ALL: Final = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + bytes(16
 _MIRRED: Final = struct.Struct("=IIiiiiI")  # index, capabilities, action, …, eaction, link
 _STOLEN, _REDIRECT = 4, 1
 _FILTER_INFO: Final = 1 << 16 | 0x0300  # priority 1, every protocol (ETH_P_ALL, big-endian)
-_IFLA_LINKINFO, _IFLA_INFO_KIND = 18, 1
 SHAPER_KIND: Final = "ifb"
 _MAX_U32: Final = (1 << 32) - 1
 # A bucket holds at least some full frames; what waits is bounded in time, and in memory that a
@@ -163,7 +164,7 @@ def _parse_filter(body: bytes) -> int | None:
 def make_shaper(port: Port) -> tuple[Change, ...]:
     """An intermediate device that says whose it is; fine when it is there."""
     name = shaper_of(port.tap)
-    kind = nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, SHAPER_KIND.encode() + b"\0"))
+    kind = nested(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, SHAPER_KIND.encode() + b"\0"))
     by_name = attribute(IFLA_IFNAME, name.encode() + b"\0")
     # As every tap's, for nobody speaks to it; left alone, the kernel would draw one each time.
     mac = attribute(IFLA_ADDRESS, bytes.fromhex(GATEWAY_MAC.replace(":", "")))

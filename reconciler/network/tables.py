@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from reconciler.errors import UnknownStateError
+from reconciler.model.resolved import GATEWAY
 from reconciler.network.messages import attributes, text
 from reconciler.network.rtnl import Rtnl
 
@@ -35,7 +36,8 @@ _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_IFALIAS = 1, 3, 4, 20
 IFLA_AF_SPEC, IFLA_GROUP, IFLA_EXT_MASK = 26, 27, 29
-_IFLA_LINKINFO, _IFLA_INFO_KIND = 18, 1
+IFLA_MASTER, IFLA_LINKINFO = 10, 18
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_INET_CONF, _IFLA_INET6_CONF, IFLA_INET6_ADDR_GEN_MODE = 1, 2, 8
 IPV4_ARP_IGNORE: Final = 19  # counted from one, in if_link.h's list of IPV4_DEVCONF_*
 # Positions in IFLA_INET6_CONF: DEVCONF_* in include/uapi/linux/ipv6.h.
@@ -56,6 +58,8 @@ NTF_PROXY: Final = 0x08
 # Whose an entry is, of the numbers that rtnetlink leaves to its users (rtnetlink.h).
 OUR_PROTOCOL: Final = 109
 _KNOWN: Final = 1 << 15
+_AF_BRIDGE, _NDA_MASTER, _BRIDGE = 7, 9, "bridge"
+GATEWAY_PREFIX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Link:
     """One link. ``carrier``: its lower side is connected (for a tap: a VMM has it open).
 
     ``settings``: per-link sysctls by short name, out of the dump itself, sparing file reads.
+    ``master``: number of the link it is part of, 0 for none; of a bridge its ``options``, and of a
+    link on one its ``port_options``, as attributes.
     """
 
     index: int
@@ -75,6 +81,9 @@ class Link:
     mtu: int
     group: int
     settings: Mapping[str, int]
+    master: int = 0
+    options: bytes = b""
+    port_options: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,16 @@ class Neighbour:
     index: int
     address: str
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeEntry:
+    """Where a bridge sends frames for a MAC; ``state`` and ``flags`` as in neighbour.h."""
+
+    index: int
+    mac: str
+    state: int
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +195,26 @@ def read_proxies(rtnl: Rtnl) -> list[tuple[int, str]]:
     return found
 
 
+def read_bridge_entries(rtnl: Rtnl) -> list[BridgeEntry]:
+    """Forwarding entries of all bridges."""
+    question = NEIGHBOUR_HEAD.pack(_AF_BRIDGE, 0, 0, 0, 0)
+    found = []
+    for body in rtnl.dump(_RTM_GETNEIGH, _RTM_NEWNEIGH, question):
+        _, index, state, flags, _ = _head(NEIGHBOUR_HEAD, body, _AF_BRIDGE)
+        told = attributes(body, NEIGHBOUR_HEAD.size)
+        if _NDA_MASTER in told:
+            mac = _needed(told, NDA_LLADDR, "bridge entry").hex(":")
+            found.append(BridgeEntry(index, mac, state, flags))
+    return found
+
+
+def has_only_gateway(addresses: Sequence[Address]) -> bool:
+    """A link has the gateway's address, usable, and no other."""
+    return [(entry.address, entry.prefix_length, entry.tentative) for entry in addresses] == [
+        (GATEWAY, GATEWAY_PREFIX, False)
+    ]
+
+
 # -- one entry ----------------------------------------------------------------------------
 
 
@@ -197,18 +236,23 @@ def parse_link(body: bytes) -> Link:
     name = text(_needed(found, IFLA_IFNAME, "link"))
     if not name or index <= 0:
         raise UnknownStateError("a netlink dump holds a link without name or number")
-    info = found.get(_IFLA_LINKINFO)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    kind = text(info.get(IFLA_INFO_KIND, b""))
+    seated = text(info.get(IFLA_INFO_SLAVE_KIND, b"")) == _BRIDGE
     return Link(
         index=index,
         name=name,
         alias=text(found.get(IFLA_IFALIAS, b"")),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
-        kind=text(attributes(info).get(_IFLA_INFO_KIND, b"")) if info else "",
+        kind=kind,
         up=bool(flags & IFF_UP),
         carrier=bool(flags & _IFF_LOWER_UP),
         mtu=_number(_U32, _needed(found, IFLA_MTU, "link")),
         group=_number(_U32, found.get(IFLA_GROUP, bytes(4))),
         settings=_settings(found.get(IFLA_AF_SPEC, b"")),
+        master=_number(_U32, found.get(IFLA_MASTER, bytes(4))),
+        options=info.get(IFLA_INFO_DATA, b"") if kind == _BRIDGE else b"",
+        port_options=info.get(IFLA_INFO_SLAVE_DATA, b"") if seated else b"",
     )
 
 

@@ -13,19 +13,29 @@ from dataclasses import dataclass
 
 from reconciler.errors import MetaldError, RefusedError, TransientError
 from reconciler.model.identity import shaper_of
-from reconciler.model.observed import TapState
+from reconciler.model.observed import Seat, TapState
 from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
 from reconciler.network import changes, shaping
+from reconciler.network.bridges import BRIDGE_KIND, Seating
 from reconciler.network.netlink import Netlink
 from reconciler.network.rtnl import Change, Rtnl
 from reconciler.network.shaping import SHAPER_KIND, Limits, Shapes
 from reconciler.network.sysctls import of_new_links, write_link_sysctls
-from reconciler.network.tables import Address, Link, Neighbour, Route, Tables, read_tables
+from reconciler.network.tables import (
+    GATEWAY_PREFIX,
+    Address,
+    Link,
+    Neighbour,
+    Route,
+    Tables,
+    has_only_gateway,
+    read_tables,
+)
 from reconciler.network.tun import create_tap
 
 _HOST_PREFIX = 128
-_GATEWAY_PREFIX = 64
 _MTU_OF_NEW = 1500  # ether_setup in net/ethernet/eth.c
+_OUR_KINDS = frozenset({"tun", SHAPER_KIND, BRIDGE_KIND})
 
 
 def is_ours(link: Link) -> bool:
@@ -37,9 +47,9 @@ def may_be_ours(link: Link) -> bool:
     """It does, or it is a tap or what limits one, without alias.
 
     Such a one was cut off between creation and naming: nobody else makes links by names that
-    only our ledger holds, and planning asks for no others.
+    only our ledger holds, and planning asks for no others. A bridge likewise.
     """
-    return is_ours(link) or (not link.alias and link.kind in {"tun", SHAPER_KIND})
+    return is_ours(link) or (not link.alias and link.kind in _OUR_KINDS)
 
 
 def is_shaper(link: Link) -> bool:
@@ -47,7 +57,7 @@ def is_shaper(link: Link) -> bool:
     return link.kind == SHAPER_KIND and is_ours(link)
 
 
-def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
+def tap_state(tables: Tables, link: Link, limits: Limits, seat: Seat | None = None) -> TapState:
     """A link of ours as planning compares it."""
     addresses = tables.addresses.get(link.index, ())
     return TapState(
@@ -57,7 +67,7 @@ def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
         up=link.up,
         attached=link.carrier,
         mtu=link.mtu,
-        gateway=_has_only_gateway(addresses),
+        gateway=has_only_gateway(addresses),
         routes=frozenset(_routed(tables.routes.get(link.index, ()))),
         neighbours=frozenset(
             (entry.address, entry.mac) for entry in tables.neighbours.get(link.index, ())
@@ -65,6 +75,7 @@ def tap_state(tables: Tables, link: Link, limits: Limits) -> TapState:
         sysctls=link.settings,
         to_guest=limits.to_guest,
         from_guest=limits.from_guest,
+        seat=seat,
     )
 
 
@@ -72,12 +83,6 @@ def _routed(routes: Sequence[Route]) -> set[str]:
     """As ``Port.routes``; what the kernel keeps for a link by itself is none of it."""
     direct = {r.destination for r in routes if r.prefix_length == _HOST_PREFIX and not r.via}
     return direct | {f"{r.destination}/{r.prefix_length} via {r.via}" for r in routes if r.via}
-
-
-def _has_only_gateway(addresses: Sequence[Address]) -> bool:
-    return [(entry.address, entry.prefix_length, entry.tentative) for entry in addresses] == [
-        (GATEWAY, _GATEWAY_PREFIX, False)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ class Ground:
     tables: Tables
     shapes: Shapes
     settings: Settings
+    seating: Seating
 
 
 def raise_tap(ground: Ground, port: Port) -> None:
@@ -116,6 +122,8 @@ def raise_tap(ground: Ground, port: Port) -> None:
     link = found.link
     _take_off_surplus(found, port)
     rtnl.require(*_own(link, port, settings.wanted), *_gateway(found))
+    if port.bridged or link.master:
+        ground.seating.take(link, port)
     _limit(ground, found, port)
     rest = {k: value for k, value in settings.wanted.items() if k not in changes.BY_NETLINK}
     write_link_sysctls(port.tap, rest, link.settings)
@@ -212,9 +220,9 @@ def _limit(ground: Ground, found: _Found, port: Port) -> None:
 
 
 def _gateway(found: _Found) -> tuple[Change, ...]:
-    if _has_only_gateway(found.addresses):
+    if has_only_gateway(found.addresses):
         return ()
-    return (changes.add_address(found.link.index, GATEWAY, _GATEWAY_PREFIX),)
+    return (changes.add_address(found.link.index, GATEWAY, GATEWAY_PREFIX),)
 
 
 def _neighbours_of(port: Port) -> dict[str, str]:
@@ -239,7 +247,7 @@ def _entries(found: _Found, port: Port) -> list[Change]:
 def _take_off_surplus(found: _Found, port: Port) -> None:
     """Remove what the port must not have."""
     index = found.link.index
-    addresses = () if _has_only_gateway(found.addresses) else found.addresses
+    addresses = () if has_only_gateway(found.addresses) else found.addresses
     neighbours = {entry.address for entry in found.neighbours} - _neighbours_of(port).keys()
     routes = _routed(found.routes) - port.routes
     if not (addresses or neighbours or routes):
@@ -259,10 +267,10 @@ Failures = dict[str, MetaldError]
 def raise_all(ports: Sequence[Port], sysctls: Mapping[str, int]) -> Failures:
     """Raise many ports over one socket and one dump; failures by tap."""
     failures: Failures = {}
-    with Rtnl() as rtnl:
+    with Rtnl() as rtnl, Seating(rtnl, sysctls) as seating:
         tables = read_tables(rtnl)
         settings = Settings(sysctls, of_new_links(sysctls))
-        ground = Ground(rtnl, tables, Shapes(rtnl, tables.links), settings)
+        ground = Ground(rtnl, tables, Shapes(rtnl, tables.links), settings, seating)
         for port in ports:
             try:
                 raise_tap(ground, port)

@@ -13,11 +13,13 @@ from typing import Final
 
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import vm_address
-from reconciler.model.features import BANDWIDTH, RULES
+from reconciler.model.features import BANDWIDTH, BRIDGE_TRACKING, BRIDGES, RULES
 from reconciler.model.identity import link_local_of
+from reconciler.model.observed import wanted_seat
 from reconciler.model.resolved import Port, link_alias
 from reconciler.model.security import PROFILES
 from reconciler.network.kernel import KernelNetwork
+from reconciler.network.rules import Rules
 
 _MAC: Final = "02:00:00:00:00:01"
 
@@ -36,6 +38,27 @@ async def tried() -> dict[str, str]:
     failed = await network.raise_taps([port])
     if failed:
         lacking[BANDWIDTH] = str(next(iter(failed.values())))
+    policy = replace(PROFILES["high"], bandwidth=None)
+    lacking |= await _on_a_bridge(network, replace(port, policy=policy, bridged=True))
+    return lacking
+
+
+async def _on_a_bridge(network: KernelNetwork, port: Port) -> dict[str, str]:
+    """A tap on a bridge with the rules of bridges: first without tracking by the bridge."""
+    lacking, rules = {}, Rules()
+    try:
+        await rules.load(bridged=True, tracks=False)
+        failed = await network.raise_taps([port])
+        tap = (await network.observe()).taps.get(port.tap)
+        seat = None if tap is None else tap.seat
+        if failed or seat != wanted_seat(port):
+            lacking[BRIDGES] = str(next(iter(failed.values()), f"the tap is there as {seat}"))
+    except MetaldError as error:
+        lacking[BRIDGES] = str(error)
+    try:
+        await rules.load(bridged=True, tracks=True)
+    except MetaldError as error:
+        lacking[BRIDGE_TRACKING] = str(error)
     return lacking
 
 

@@ -22,6 +22,7 @@ from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
 from reconciler.model.specs import AnyDocument, Quota
+from reconciler.planning.bridge_checks import check_bridges
 from reconciler.planning.findings import Finding, PathPart, unknown
 from reconciler.planning.hypervisor_checks import check_hypervisor
 from reconciler.planning.outside_checks import check_outside
@@ -57,6 +58,7 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
         *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
         *check_rules(fleet),
         *check_outside(fleet),
+        *check_bridges(fleet),
         *check_security(fleet, vms.secured),
     ]
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))

@@ -8,6 +8,7 @@ does without. One memo belongs to one caller, who plans one thing at a time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element
 from reconciler.model.ledger import Allocation, Ledger, Managed, VmRecord
-from reconciler.model.observed import ImageFacts, TapState, VmState
+from reconciler.model.observed import BridgeState, ImageFacts, TapState, VmState
 from reconciler.model.resolved import Port, ResolvedVm
 from reconciler.model.specs import Vm
 from reconciler.planning.resolution.claims import Held, by_resource
@@ -38,7 +39,10 @@ class Ground:
     static: tuple[frozenset[str], tuple[IPv6Network, ...]]
     security: Mapping[ResourceAddress, Secured]
     segments: tuple[Mapping[ResourceAddress, Selected], Mapping[ResourceAddress, Mapping[Key, int]]]
-    told: tuple[Mapping[str, str], Mapping[ResourceAddress, tuple[str, ...]], str]
+    told: tuple[
+        Mapping[str, str], Mapping[ResourceAddress, tuple[str, ...]], str,
+        AbstractSet[ResourceAddress],
+    ]  # fmt: skip
 
     def is_as(self, other: Ground | None) -> bool:
         """Everything is equal; usually the very same."""
@@ -78,6 +82,7 @@ class Settled(NamedTuple):
     state: VmState | None
     record: VmRecord | None
     taps: tuple[TapState | None, ...]
+    bridges: tuple[BridgeState | None, ...] = ()
 
 
 @dataclass(slots=True)

@@ -136,6 +136,7 @@ def _compare(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> N
     fleet, scope = aim.fleet, aim.scope
     vms = [vm for vm in fleet.vms.values() if not aim.is_held(vm.address)]
     ports = [port for vm in fleet.vms.values() for port in vm.ports]
+    draft.bridges = {port.bridge for port in ports if port.bridged}
     draft.elements = elements_by_tap(ports, aim.memo, inputs.ledger)
     wanted = [draft.elements[port.tap] for vm in vms for port in vm.ports]
     draft.wanted_elements = aim.memo.union(wanted)
@@ -260,7 +261,9 @@ def _sweep(draft: Draft, inputs: Inputs, network: NetworkState, aim: Aim) -> Non
     held = [vm for vm in fleet.vms.values() if aim.is_held(vm.address)] if aim.held else []
     kept = [draft.elements[port.tap] for vm in held for port in vm.ports]
     elements = elements_of(recorded).union(known_isolated(draft, inputs.ledger), *kept)
-    remove_orphans(draft, inputs, network, Accounted(taps, elements, frozenset(spared)), host)
+    bridges = draft.bridges | {port.bridge for port in recorded if port.bridged}
+    known_ports = Accounted(taps, elements, frozenset(spared), bridges)
+    remove_orphans(draft, inputs, network, known_ports, host)
 
 
 def _registrations(draft: Draft, inputs: Inputs, resolution: Resolution, aim: Aim) -> None:

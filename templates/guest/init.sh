@@ -1,7 +1,8 @@
 #!/bin/sh
 # First process of metald's minimal guest. Everything it needs comes on the kernel command
 # line; the words are made by reconciler/hypervisors/image/cmdline.py:
-#   metald.name=TENANT/VM  metald.gw=fe80::1  metald.if=MAC,ADDRESS[,ADDRESS...]  (one per interface)
+#   metald.name=TENANT/VM  metald.gw=fe80::1  metald.if=MAC,ADDRESS[,ADDRESS...]  (one per interface;
+#   ADDRESS/64 where the interface is on a segment with others)
 #   metald.dns=ADDRESS[,ADDRESS...]
 export PATH=/bin
 mount -t proc proc /proc
@@ -39,8 +40,11 @@ for interface in $interfaces; do
         link=${device##*/}
         ip link set "$link" up
         for address in $(echo "${interface#*,}" | tr , ' '); do
+            all="$all ${address%/*}"
+            case $address in
+                */*) ip -6 addr add "$address" dev "$link"; continue ;;
+            esac
             ip -6 addr add "$address/128" dev "$link"
-            all="$all $address"
             [ $first = yes ] || ip -6 route add "$address/64" via "$gateway" dev "$link"
         done
         [ $first = yes ] && ip -6 route add default via "$gateway" dev "$link"

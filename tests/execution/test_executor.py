@@ -41,7 +41,7 @@ class Recording:
     async def observe(self) -> NetworkState:
         raise AssertionError("the executor does not look")
 
-    async def load_firewall(self) -> tuple[str, str]:
+    async def load_firewall(self, *, bridged: bool = False) -> tuple[str, str]:
         raise AssertionError
 
     async def remove_firewall(self) -> None:

@@ -270,7 +270,7 @@ def _remembered(ledger: Ledger) -> dict[str, Any]:
 
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
-    derived = {"security", "segment", "dns", "nat64"}
+    derived = {"security", "segment", "dns", "nat64", "mode"}
     own = [{key: value for key, value in entry.items() if key not in derived}
            for entry in spec.get("interfaces", ())]  # fmt: skip
     return {**spec, "interfaces": own}

@@ -182,9 +182,11 @@ def chained(source: str, target: str, data: bytes, headers: Sequence[tuple[int, 
     return ipv6(source, target, body, header=following)
 
 
-def solicit(source: str, target: str) -> bytes:
-    """A neighbour solicitation for ``target``; from ``::`` it is duplicate detection."""
-    body = bytes(4) + IPv6Address(target).packed
+def solicit(source: str, target: str, mac: str = "") -> bytes:
+    """A neighbour solicitation for ``target``, with its sender's MAC where that is given; from
+    ``::`` it is duplicate detection.
+    """
+    body = bytes(4) + IPv6Address(target).packed + (b"\x01\x01" + _octets(mac) if mac else b"")
     return discovery(source, solicited_node(target), NEIGHBOUR_SOLICIT, body)
 
 

@@ -30,7 +30,7 @@ def port(number: int, *, zone: int = 7, address: str = "") -> Port:
 
 async def raised(network: KernelNetwork, *ports: Port) -> None:
     """Rules, elements and taps of these ports, in the order isolation asks for."""
-    await network.load_firewall()
+    await network.load_firewall(bridged=any(entry.bridged for entry in ports))
     await network.write_sysctls([("net.ipv6.conf.all.forwarding", "1")])
     elements = frozenset(element for entry in ports for element in port_elements(entry))
     await network.change_elements(elements, frozenset())

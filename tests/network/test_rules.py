@@ -37,7 +37,7 @@ def calls(tmp_path: Path) -> Path:
 
 
 def listings(calls: Path) -> int:
-    return calls.read_text().count("list table")
+    return calls.read_text().count("list table inet")
 
 
 def use(calls: Path) -> None:

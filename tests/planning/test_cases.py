@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from reconciler.model.fleet import Fleet
+from reconciler.model.identity import bridge_of
 from reconciler.model.ledger import Hold, Retry
 from reconciler.model.plan import Plan
 from reconciler.model.specs import KINDS
@@ -64,6 +65,12 @@ def drift(world: World, entry: dict[str, Any]) -> None:
         case ("link-deleted" | "route-deleted" | "detached" | "neighbours-changed"
               | "elements-deleted"):  # fmt: skip
             drift_tap(world, world.tap_of(entry["vm"]), entry["what"])
+        case "bridge-deleted":
+            world.bridges.clear()
+            world.taps = {name: replace(state, seat=None) for name, state in world.taps.items()}
+        case "bridge-left-over":
+            zone = world.managed[entry["network"]].spec["zone"]
+            world.foreign.add(bridge_of(zone))
         case "allow-deleted":
             world.elements = {e for e in world.elements if e.container != "allow"}
         case "network-unknown":

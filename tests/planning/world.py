@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress
-from reconciler.model.firewall import Element
+from reconciler.model.firewall import Element, is_bridged
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import (
     Allocation,
@@ -24,6 +24,7 @@ from reconciler.model.ledger import (
     VmRecord,
 )
 from reconciler.model.observed import (
+    BridgeState,
     FirewallState,
     ImageFacts,
     NetworkState,
@@ -32,6 +33,7 @@ from reconciler.model.observed import (
     Unknown,
     VmPhase,
     VmState,
+    wanted_seat,
 )
 from reconciler.model.plan import (
     AttachTap,
@@ -50,13 +52,14 @@ from reconciler.model.plan import (
     StopVm,
     Verdict,
 )
-from reconciler.model.resolved import GATEWAY_MAC, TAP_SYSCTLS, Port
+from reconciler.model.resolved import GATEWAY_MAC, MTU, TAP_SYSCTLS, Port
 from reconciler.planning.planner import Scope, plan
 from reconciler.planning.resolution.recorded import is_another_generation
 from reconciler.planning.resolution.resolve import resolve
 
 FORWARDING = "net.ipv6.conf.all.forwarding"
 TEMPLATE, LISTING = "template-1", "listing-1"
+BRIDGE_TEMPLATE, BRIDGE_LISTING = "template-2", "listing-2"
 MINIMAL = ImageFacts(
     kernel="/images/minimal/kernel",
     kernel_sha256="1" * 64,
@@ -82,6 +85,8 @@ class World:
         self.sysctls_before: dict[str, str] = {}
         self.sysctls = {FORWARDING: "0"}
         self.listing: str | None = None
+        self.bridge_listing: str | None = None
+        self.bridges: dict[str, BridgeState] = {}
         self.elements: set[Element] = set()
         self.taps: dict[str, TapState] = {}
         self.foreign: set[str] = {"lo"}
@@ -109,11 +114,16 @@ class World:
     def observed(self) -> Observed:
         network: NetworkState | Unknown = NetworkState(
             dict(self.taps), frozenset(self.foreign), dict(self.sysctls), {FORWARDING: "1"}, (),
-            FirewallState(TEMPLATE, self.listing, frozenset(self.elements)),
+            self.firewall(), bridges=dict(self.bridges),
         )  # fmt: skip
         if self.network_problem:
             network = Unknown(self.network_problem)
         return Observed(self.boot_id, network, dict(self.vms), dict(self.images))
+
+    def firewall(self) -> FirewallState:
+        return FirewallState(
+            TEMPLATE, self.listing, frozenset(self.elements), BRIDGE_TEMPLATE, self.bridge_listing
+        )
 
     def plan(self, fleet: Fleet, scope: Scope = Scope()) -> Plan:  # noqa: B008 - frozen
         resolution = resolve(fleet, self.ledger(), self.images)
@@ -181,15 +191,16 @@ class World:
             case RestoreSysctls(values):
                 self.sysctls.update(values)
                 self.sysctls_before.clear()
-            case LoadFirewall(template):
-                assert template == TEMPLATE
-                self.listing, self.loaded = LISTING, (TEMPLATE, LISTING)
+            case LoadFirewall(template, bridged):
+                self.loaded = self.load_rules(bridged=bridged)
+                assert self.loaded[0] == template
             case RemoveFirewall():
                 assert not self.taps, "rules must outlive the taps"
-                self.listing, self.loaded = None, None
+                self.listing, self.bridge_listing, self.loaded = None, None, None
                 self.elements.clear()
             case ChangeElements(add, remove):
                 assert self.listing is not None, "elements need the table"
+                assert self.bridge_listing or not is_bridged(add), "and those of bridges theirs"
                 self.elements |= add
                 self.elements -= remove
             case RaiseTap(port):
@@ -197,18 +208,42 @@ class World:
             case RemoveTap(tap):
                 self.foreign.discard(tap)
                 self.taps.pop(tap, None)
+                self.bridges.pop(tap, None)
+                self.leave_bridges()
             case _:
                 self._perform_vm(operation)
 
+    def load_rules(self, *, bridged: bool) -> tuple[str, str]:
+        self.listing = LISTING
+        self.bridge_listing = BRIDGE_LISTING if bridged else None
+        if not bridged:
+            self.elements = {entry for entry in self.elements if not is_bridged((entry,))}
+        template, listing = self.firewall().wanted(bridged=bridged)
+        assert listing is not None
+        return template, listing
+
+    def leave_bridges(self) -> None:
+        """A bridge goes with the last tap on it."""
+        used = {state.seat.bridge for state in self.taps.values() if state.seat is not None}
+        self.bridges = {name: state for name, state in self.bridges.items() if name in used}
+
+    def seat(self, port: Port) -> None:
+        """The bridge that a port's tap is put on is there, as it is to be."""
+        if port.bridged:
+            self.bridges[port.bridge] = perfect_bridge(port)
+
     def _raise_tap(self, port: Port) -> None:
-        assert ("taps", (port.tap,)) in {(e.container, e.key) for e in self.elements}, (
+        bound = {("taps", (port.tap,)), *([("bridge/taps", (port.tap,))] if port.bridged else [])}
+        assert bound <= {(e.container, e.key) for e in self.elements}, (
             "a tap must not go up before its firewall entries exist"
         )
+        self.seat(port)
         for name, state in self.taps.items():  # a route replaces one to the same destination
             self.taps[name] = replace(state, routes=state.routes - port.routes)
         attached = port.tap in self.taps and self.taps[port.tap].attached
         self.foreign.discard(port.tap)
         self.taps[port.tap] = perfect_tap(port, attached=attached)
+        self.leave_bridges()
 
     def _perform_vm(self, operation: Operation) -> None:
         match operation:
@@ -292,7 +327,8 @@ class World:
         self.vms.clear()
         self.taps.clear()
         self.elements.clear()
-        self.listing = None
+        self.listing = self.bridge_listing = None
+        self.bridges.clear()
         self.sysctls = {FORWARDING: "0"}
 
     def tap_of(self, address: str, index: int = 0) -> str:
@@ -300,7 +336,14 @@ class World:
 
     def leftovers(self) -> list[str]:
         """Anything on the host that nothing managed accounts for."""
-        return [*self.taps, *self.vms, *(str(element) for element in self.elements)]
+        return [*self.taps, *self.bridges, *self.vms, *(str(element) for element in self.elements)]
+
+
+def perfect_bridge(port: Port) -> BridgeState:
+    """The bridge exactly as a port of its network asks for it."""
+    return BridgeState(
+        port.bridge, port.bridge_alias, GATEWAY_MAC, True, MTU, True, True, True, dict(TAP_SYSCTLS)
+    )
 
 
 def perfect_tap(port: Port, *, attached: bool) -> TapState:
@@ -309,5 +352,5 @@ def perfect_tap(port: Port, *, attached: bool) -> TapState:
     return TapState(
         port.tap, port.alias, GATEWAY_MAC, True, attached, port.mtu, True,
         port.routes, neighbours, dict(TAP_SYSCTLS),
-        port.policy.bandwidth, port.policy.bandwidth,
+        port.policy.bandwidth, port.policy.bandwidth, wanted_seat(port),
     )  # fmt: skip

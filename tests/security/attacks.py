@@ -15,6 +15,7 @@ from scapy.layers.dhcp6 import DHCP6_Advertise
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
+    ICMPv6MLQuery2,
     ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
@@ -36,10 +37,11 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from reconciler.model.resolved import GATEWAY_MAC
-from tests.security.ground import PROFILES, Scene
+from tests.security.ground import MODES, PROFILES, Scene
 
 PASSES = "passes"  # comes to the neighbour, and nowhere else
 IDLE = "no effect"  # allowed; only the host gets it, and believes nothing of it
+SEGMENT = ("bridged",)
 KERNEL = "the kernel"  # stopped by the host's own stack: no rule of ours has to
 ALL_NODES, ALL_ROUTERS, MLD_ROUTERS, DHCP_CLIENTS = "ff02::1", "ff02::2", "ff02::16", "ff02::1:2"
 MULTICAST_MAC = "33:33:00:00:00:01"
@@ -52,7 +54,10 @@ Build = Callable[[Scene], list[Any]]
 class Attack:
     """``frames``: what is sent. ``outcomes`` by profile. ``at_least``: of how many packets the
     control tells, where it is not all of them. ``also``: controls that may tell of some as well.
-    ``answered``: the host may tell the sender that there is no such way.
+    ``answered``: the host may tell the sender that there is no such way. ``bridged``: outcomes that
+    are others on a segment, and ``untracked``, those where bridges do not track connections: then
+    fragments are blocked. ``modes``: where it can be tried. ``spreads``: on a segment some of it
+    comes to the neighbour, up to its rate.
     """
 
     name: str
@@ -61,6 +66,17 @@ class Attack:
     at_least: int | None = None
     also: frozenset[str] = frozenset()
     answered: bool = False
+    bridged: Mapping[str, str] | None = None
+    untracked: Mapping[str, str] | None = None
+    modes: tuple[str, ...] = MODES
+    spreads: bool = False
+
+    def expected(self, mode: str, profile: str, *, tracked: bool) -> str:
+        """What becomes of it."""
+        if mode == "bridged" and not tracked and self.untracked is not None:
+            return self.untracked[profile]
+        own = self.bridged if mode == "bridged" and self.bridged is not None else self.outcomes
+        return own[profile]
 
 
 def always(address: str) -> Callable[[Scene], str]:
@@ -75,9 +91,11 @@ def by(high: str, medium: str, low: str, custom: str) -> Mapping[str, str]:
     return dict(zip(PROFILES, (high, medium, low, custom), strict=True))
 
 
-def ether(
-    scene: Scene, payload: Any, *, mac: str = "", to: str = GATEWAY_MAC, kind: int = 0
-) -> Any:
+def ether(scene: Scene, payload: Any, *, mac: str = "", to: str = "", kind: int = 0) -> Any:
+    """A frame as a guest would address it: on a segment its neighbour's are for the neighbour."""
+    target = payload[IPv6].dst if IPv6 in payload else ""
+    near = scene.mode == "bridged" and target == scene.neighbour.address
+    to = to or (scene.neighbour.port.mac if near else GATEWAY_MAC)
     head = Ether(src=mac or scene.attacker.port.mac, dst=to)
     if kind:
         head.type = kind
@@ -141,13 +159,17 @@ def in_fragments(
     first = IPv6ExtHdrFragment(nh=number, offset=0, m=1, id=0x7A7A) / Raw(whole[:cut])
     start = cut - back
     last = IPv6ExtHdrFragment(nh=number, offset=start // 8, m=0, id=0x7A7A) / Raw(whole[start:])
-    target = MULTICAST_MAC if str(head.dst).startswith("ff") else GATEWAY_MAC
+    target = MULTICAST_MAC if str(head.dst).startswith("ff") else ""
     return [ether(scene, head / part, to=target) for part in (first, last)]
 
 
 def rebuilt(packet: Any) -> Any:
     """With lengths, checksums and next headers as they go on the wire."""
     return Ether(bytes(Ether(dst=GATEWAY_MAC) / packet))
+
+
+def advert_to_neighbour(scene: Scene) -> list[Any]:
+    return [ether(scene, router(scene) / advert(scene), to=scene.neighbour.port.mac)]
 
 
 def fragmented_advert(scene: Scene) -> list[Any]:
@@ -204,6 +226,18 @@ def claims_address(scene: Scene) -> list[Any]:
     return [ether(scene, packet, to=MULTICAST_MAC)]
 
 
+def claims_gateway(scene: Scene) -> list[Any]:
+    (frame,) = claims_address(scene)
+    frame[ICMPv6ND_NA].tgt = "fe80::1"
+    return [frame]
+
+
+def as_gateway(scene: Scene) -> list[Any]:
+    """From the MAC that everybody's default route goes to."""
+    packet = IPv6(src=scene.attacker.address, dst=scene.neighbour.address) / data(scene)
+    return [ether(scene, packet, mac=GATEWAY_MAC)]
+
+
 def claims_victims(scene: Scene) -> list[Any]:
     (frame,) = claims_address(scene)
     frame[ICMPv6ND_NA].tgt = scene.victim.address
@@ -230,6 +264,12 @@ def listener_flood(scene: Scene) -> list[Any]:
     packet = IPv6(src=link_local(scene), dst=MLD_ROUTERS, hlim=1)
     packet /= IPv6ExtHdrHopByHop() / ICMPv6MLReport2() / Raw(scene.marker)
     return [ether(scene, packet, to="33:33:00:00:00:16")] * FLOOD
+
+
+def asks_for_listeners(scene: Scene) -> list[Any]:
+    """Who asks is the querier, to whom multicast goes."""
+    packet = IPv6(src=link_local(scene), dst=ALL_NODES, hlim=1) / IPv6ExtHdrHopByHop()
+    return [ether(scene, packet / ICMPv6MLQuery2() / Raw(scene.marker), to=MULTICAST_MAC)]
 
 
 def asks_for_router(scene: Scene) -> list[Any]:
@@ -276,13 +316,17 @@ def in_pieces(*, back: int) -> Build:
 # -- others, the host, the outside -------------------------------------------------------------
 
 
-def towards(target: Callable[[Scene], str], *, port: int = 5000, to: str = GATEWAY_MAC) -> Build:
+def towards(target: Callable[[Scene], str], *, port: int = 5000, to: str = "") -> Build:
     def frames(scene: Scene) -> list[Any]:
         where = target(scene)
         source = link_local(scene) if where.startswith("fe80") else scene.attacker.address
         return [ether(scene, IPv6(src=source, dst=where) / data(scene, port=port), to=to)]
 
     return frames
+
+
+def to_neighbour(mac: str) -> Build:
+    return towards(lambda s: s.neighbour.address, to=mac)
 
 
 def opening(target: Callable[[Scene], str], port: int) -> Build:
@@ -352,9 +396,10 @@ ATTACKS = (
     Attack("… behind both", rogue(hop_by_hop, destination),
            by("extension", "extension", "raguard", "extension")),
     Attack("… in fragments", fragmented_advert, by("fragment", "raguard", "raguard", "raguard"),
-           at_least=1),
+           at_least=1, untracked=everywhere("fragment")),
     Attack("… as an atomic fragment", atomic_advert,
-           by("fragment", "raguard", "raguard", "raguard")),
+           by("fragment", "raguard", "raguard", "raguard"), untracked=everywhere("fragment")),
+    Attack("… to the neighbour's MAC", advert_to_neighbour, everywhere("raguard"), modes=SEGMENT),
     Attack("redirect", redirect, everywhere("raguard")),
     Attack("DHCPv6 server", dhcp_reply, everywhere("dhcpv6")),
     Attack("router solicitation", asks_for_router, everywhere("quiet_rs")),
@@ -364,15 +409,18 @@ ATTACKS = (
            everywhere("spoof")),
     Attack("source beside its own", as_source(beside), by("spoof", "spoof", PASSES, "spoof")),
     Attack("source unspecified", as_source(always("::")), everywhere("spoof")),
-    Attack("source loopback", as_source(always("::1")), everywhere(KERNEL)),
+    Attack("source loopback", as_source(always("::1")), everywhere(KERNEL),
+           bridged=everywhere("spoof")),
     Attack("source the gateway", as_source(always("fe80::1")), everywhere("spoof")),
     Attack("source IPv4-mapped", as_source(always("::ffff:10.0.0.1")), everywhere("spoof")),
     Attack("another MAC", other_mac, by("spoof", PASSES, PASSES, PASSES)),
+    Attack("the gateway's MAC", as_gateway, everywhere("spoof"), modes=SEGMENT),
+    Attack("the gateway's address advertised", claims_gateway, everywhere("spoof_nd")),
     Attack("neighbour's address advertised", claims_address,
-           by("spoof_nd", "spoof_nd", IDLE, "spoof_nd")),
+           by("spoof_nd", "spoof_nd", IDLE, "spoof_nd"), bridged=everywhere("spoof_nd")),
     Attack("another tenant's address advertised", claims_victims, everywhere("spoof_nd")),
     Attack("neighbour's address denied", denies_address,
-           by("spoof_nd", "spoof_nd", IDLE, "spoof_nd")),
+           by("spoof_nd", "spoof_nd", IDLE, "spoof_nd"), bridged=everywhere("spoof_nd")),
     Attack("hop-by-hop", behind(hop_by_hop()), by("extension", "extension", PASSES, "extension")),
     Attack("destination options", behind(destination()),
            by("extension", PASSES, PASSES, PASSES)),
@@ -385,22 +433,35 @@ ATTACKS = (
     Attack("chain of 5", in_chain(5), by("extension", "chain", PASSES, "chain")),
     Attack("chain of 8", in_chain(8), by("extension", "chain", PASSES, "chain")),
     Attack("chain of 9", in_chain(9), by("extension", "chain", "chain", "chain")),
-    Attack("fragments", in_pieces(back=0), by("fragment", PASSES, PASSES, PASSES)),
-    Attack("overlapping fragments", in_pieces(back=16), by("fragment", KERNEL, KERNEL, KERNEL)),
+    Attack("fragments", in_pieces(back=0), by("fragment", PASSES, PASSES, PASSES),
+           untracked=everywhere("fragment")),
+    Attack("overlapping fragments", in_pieces(back=16), by("fragment", KERNEL, KERNEL, KERNEL),
+           untracked=everywhere("fragment")),
     Attack("another tenant", towards(lambda s: s.victim.address), everywhere("tenant")),
     Attack("another tenant, by its MAC",
            lambda s: towards(lambda t: t.victim.address, to=s.victim.port.mac)(s),
            everywhere(KERNEL)),
     Attack("another tenant's link-local", towards(lambda s: s.victim.link_local),
-           everywhere("tenant"), answered=True),
+           everywhere("tenant"), answered=True, bridged=everywhere(KERNEL)),
     Attack("another network", towards(lambda s: s.stranger.address),
            by("tenant", "tenant", "tenant", "tenant")),
+    Attack("another network, by its MAC",
+           lambda s: towards(lambda t: t.stranger.address, to=s.stranger.port.mac)(s),
+           everywhere(KERNEL)),
+    Attack("the neighbour, by the host", to_neighbour(GATEWAY_MAC), everywhere(PASSES),
+           modes=SEGMENT),
+    Attack("the neighbour, by a MAC of nobody", to_neighbour("02:00:00:00:00:77"),
+           everywhere(KERNEL)),
+    Attack("another tenant, by the bridges' group",
+           towards(lambda s: s.victim.address, to="01:80:c2:00:00:0e"), everywhere("spoof"),
+           modes=SEGMENT),
     Attack("a ULA of nobody", towards(always(OTHER_TENANT)), everywhere("tenant")),
     Attack("IPv4-mapped", towards(always("::ffff:10.0.0.1")),
            by("bogon", "tenant", "tenant", "bogon")),
-    Attack("all nodes", towards(always(ALL_NODES), to=MULTICAST_MAC), everywhere("host")),
+    Attack("all nodes", towards(always(ALL_NODES), to=MULTICAST_MAC), everywhere("host"),
+           bridged=everywhere(PASSES), also=frozenset({"host"})),
     Attack("a site's multicast", towards(always("ff05::1:3"), to=MULTICAST_MAC),
-           everywhere(KERNEL)),
+           everywhere(KERNEL), bridged=everywhere(PASSES)),
     Attack("error about a stranger's flow", false_error, everywhere("tenant")),
     Attack("the host's port by fe80::1", towards(always("fe80::1"), port=22),
            everywhere("host")),
@@ -409,15 +470,17 @@ ATTACKS = (
     Attack("a connection to the host", opening(lambda s: s.host, 22), everywhere("host")),
     Attack("a ping of the host", asking(always("fe80::1")), everywhere("host")),
     Attack("beyond the uplink", towards(lambda s: s.outside), everywhere("tenant")),
-    Attack("tagged for a VLAN", tagged(5), everywhere(KERNEL)),
-    Attack("tagged with a priority", tagged(0, priority=7), everywhere(PASSES)),
+    Attack("tagged for a VLAN", tagged(5), everywhere(KERNEL), bridged=everywhere("not_ipv6")),
+    Attack("tagged with a priority", tagged(0, priority=7), everywhere(PASSES),
+           bridged=everywhere("not_ipv6")),
     Attack("IPv4", version_four, everywhere("not_ipv6")),
-    Attack("ARP", resolution, everywhere(KERNEL)),
-    Attack("other protocols", of_no_protocol, everywhere(KERNEL)),
+    Attack("ARP", resolution, everywhere(KERNEL), bridged=everywhere("not_ipv6")),
+    Attack("other protocols", of_no_protocol, everywhere(KERNEL), bridged=everywhere("not_ipv6")),
+    Attack("listener query", asks_for_listeners, everywhere("quiet_mld")),
     Attack("listener report flood", listener_flood, everywhere("quiet_mld"),
            at_least=FLOOD // 2, also=LIMITED),
     Attack("multicast flood", multicast_flood, everywhere("rate_multicast"),
-           at_least=FLOOD // 2, also=LIMITED | {"host"}),
+           at_least=FLOOD // 2, also=LIMITED | {"host"}, spreads=True),
     Attack("neighbour solicitation flood", neighbour_flood, everywhere("rate_neighbour"),
            at_least=FLOOD // 2, also=LIMITED),
 )  # fmt: skip

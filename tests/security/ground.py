@@ -8,19 +8,24 @@ under the complete rules that it loaded.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
+from reconciler.model.features import BRIDGE_TRACKING
+from reconciler.model.resolved import GATEWAY_MAC
+from reconciler.network.features import probe
 from tests.integration.host import SIMULATED, Host, network, tenant, vm
 from tests.integration.outside import HERE, SERVER, Beyond, beyond, guest_of, made_in
 from tests.integration.shell import Shell
 from tests.network.frames import Guest, udp_packet
 
-MODES = ("routed",)
+MODES = ("routed", "bridged")
 PROFILES = ("high", "medium", "low", "custom")
 # What `custom` changes of the profile beneath it: a part of headers, no MAC, no counting.
 CUSTOM = """---
@@ -39,6 +44,8 @@ kind: Host
 metadata: {name: rack-1}
 spec: {uplink: {interface: up0}, guestServices: [{protocol: udp, port: 53}]}
 """
+# Without what bridges must track connections for, where this kernel's do not.
+UNTRACKED = "policy: {rateLimits: {connections: none}, extensionHeaders: {fragments: block}}"
 VICTIM = "vm/globex/victim"
 HOST_PORTS = (22, 53, 9999)
 ARRIVES_S = 10.0
@@ -48,22 +55,37 @@ def machine(profile: str, name: str) -> str:
     return vm("acme", f"{profile}-{name}", SIMULATED.replace("lan", profile))
 
 
+@cache
+def bridges_track() -> bool:
+    """This kernel's bridges track connections."""
+    return BRIDGE_TRACKING not in asyncio.run(probe())
+
+
+def of_mode(mode: str) -> str:
+    """What every network says of its mode, and what goes with it here."""
+    without = f", {UNTRACKED}" if mode == "bridged" and not bridges_track() else ""
+    return f"mode: {mode}{without}"
+
+
 def fleet(mode: str, **securities: str) -> str:
     """``securities``: of networks whose security is not what they are called by."""
     text = CUSTOM + RACK + tenant("acme") + tenant("globex")
-    text += network("globex", "other", f"mode: {mode}")
+    text += network("globex", "other", of_mode(mode))
     text += vm("globex", "victim", SIMULATED.replace("lan", "other"))
     for profile in PROFILES:
         security = securities.get(profile, profile)
-        text += network("acme", profile, f"mode: {mode}, security: {security}")
+        text += network("acme", profile, f"{of_mode(mode)}, security: {security}")
         text += machine(profile, "attacker") + machine(profile, "neighbour")
     return text
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One attacker, and those it may be after. ``marker`` is in whatever it sends."""
+    """One attacker, and those it may be after. ``marker`` is in whatever it sends. ``mode``: of
+    its network.
+    """
 
+    mode: str
     attacker: Guest
     neighbour: Guest
     stranger: Guest
@@ -77,15 +99,18 @@ class Ground:
     """The fleet as applied, with a descriptor at every guest's place."""
 
     def __init__(
-        self, host: Host, metald: Shell, places: Mapping[str, Guest], watchers: list[Watcher]
-    ) -> None:
-        self.host, self.metald, self.places, self._watchers = host, metald, places, watchers
+        self, stood: tuple[Host, Shell], mode: str, places: Mapping[str, Guest],
+        watchers: list[Watcher],
+    ) -> None:  # fmt: skip
+        self.host, self.metald = stood
+        self.mode, self.places, self._watchers = mode, places, watchers
 
     def scene(self, profile: str) -> Scene:
         """The attacker of a profile's network; its stranger is in another network of its tenant."""
         # Low lets in its whole tenant: no stranger to anybody.
         other = "medium" if profile == "high" else "high"
         return Scene(
+            self.mode,
             self.places[f"vm/acme/{profile}-attacker"],
             self.places[f"vm/acme/{profile}-neighbour"],
             self.places[f"vm/acme/{other}-neighbour"],
@@ -106,7 +131,9 @@ class Ground:
         end, arrived, nearby = time.monotonic() + ARRIVES_S, False, False
         while not arrived and time.monotonic() < end:
             # Again, should a flood have used up the rate for a moment.
-            sender.send(udp_packet(sender.address, to.address, ordinary))
+            # On a segment the way that a guest itself goes, which is none of the host's.
+            mac = to.port.mac if self.mode == "bridged" else GATEWAY_MAC
+            sender.send(udp_packet(sender.address, to.address, ordinary), to=mac)
             for frame in to.frames(within_s=0.5):
                 nearby = nearby or scene.marker in frame
                 if arrived := ordinary in frame:
@@ -183,7 +210,7 @@ def ground(host: Host, metald: Shell, mode: str) -> Iterator[Ground]:
             Watcher("the host", _listening(stack, host.netns)),
             Watcher("the uplink", [_sniffing(stack, far)]),
         ]
-        found = Ground(host, metald, places, watchers)
+        found = Ground((host, metald), mode, places, watchers)
         found.empty()
         yield found
 

@@ -28,7 +28,7 @@ table ip6 metald {
 table ip nat {
 	chain POSTROUTING { type nat hook postrouting priority 100; masquerade; }
 }
-table bridge metald {
+table bridge filter {
 	chain forward { type filter hook forward priority 0; policy accept; }
 }
 table netdev shield {
@@ -40,13 +40,16 @@ table arp filter {
 """
 
 
+OURS = {("inet", "metald"), ("bridge", "metald")}
+
+
 def foreign(host: Host) -> dict[str, str]:
     """A hash of every table that is not ours, counters aside, which packets move."""
     listed = json.loads(host.inside("nft", "-s", "-j", "list", "tables").stdout)["nftables"]
     found = {}
     for entry in listed:
         table = entry.get("table")
-        if table is None or (table["family"], table["name"]) == ("inet", "metald"):
+        if table is None or (table["family"], table["name"]) in OURS:
             continue
         words = ("nft", "-s", "list", "table", table["family"], table["name"])
         text = host.inside(*words).stdout

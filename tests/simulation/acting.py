@@ -174,5 +174,7 @@ def _declared(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if "interfaces" not in spec:
         return spec
-    kept = [{k: v for k, v in e.items() if k != "security"} for e in spec["interfaces"]]
+    kept = [
+        {k: v for k, v in e.items() if k not in {"security", "mode"}} for e in spec["interfaces"]
+    ]
     return {**spec, "interfaces": kept}

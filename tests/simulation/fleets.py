@@ -61,7 +61,7 @@ class Specs:
         edits = (
             self._add_vm, self._add_vm, self._remove_vm, self._change_vm, self._change_vm,
             self._change_vm, self._add_network, self._remove_network, self._change_rules,
-            self._change_security,
+            self._change_security, self._change_mode,
             self._rename_vm, self._rename_network, self._rename_tenant, self._move_address,
             self._move_address, self._move_address,
             self._relabel, self._set_mode,
@@ -182,6 +182,11 @@ class Specs:
     def _change_security(self) -> None:
         if (network := self._any("Network")) is not None:
             network["spec"]["security"] = self.rng.choice(("high", "medium", "low"))
+
+    def _change_mode(self) -> None:
+        if (network := self._any("Network")) is not None:
+            spec = network["spec"]
+            spec["mode"] = "routed" if spec.get("mode") == "bridged" else "bridged"
 
     def _change_rules(self) -> None:
         target = self._any("Network")

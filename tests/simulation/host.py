@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from reconciler.errors import DriverError
 from reconciler.model.addresses import ResourceAddress, kind_of, tenant_address
-from reconciler.model.firewall import Element, port_elements
+from reconciler.model.firewall import Element, is_bridged, port_elements
 from reconciler.model.fleet import Fleet
 from reconciler.model.ledger import Ledger, Managed, VmRecord
 from reconciler.model.observed import NetworkState, TapState, Unknown, VmPhase, VmState
@@ -21,7 +21,7 @@ from reconciler.model.quantities import parse_size
 from reconciler.model.resolved import LaunchSpec, Port, link_alias
 from reconciler.model.specs import Vm
 from reconciler.planning.resolution.recorded import recorded_ports
-from tests.planning.world import LISTING, TEMPLATE, World
+from tests.planning.world import World
 from tests.simulation.faults import Faults
 
 # What makes the rules see a link, and know whose it is.
@@ -108,21 +108,20 @@ class Host(World):
             "law 1: something is changed though the network or the VMs could not be seen",
         )
 
-    def load_firewall(self) -> tuple[str, str]:
+    def load_firewall(self, *, bridged: bool) -> tuple[str, str]:
         self._changing()
-        self.listing = LISTING
-        return TEMPLATE, LISTING
+        return self.load_rules(bridged=bridged)
 
     def remove_firewall(self) -> None:
         self._changing()
         require(not self.taps, "law 6: rules go before the taps, or a stranger's loses them")
-        self.listing = None
+        self.listing = self.bridge_listing = None
         self.elements.clear()
 
     def change_elements(self, add: frozenset[Element], remove: frozenset[Element]) -> None:
         """A map's key with another value is replaced by an addition, kept by a removal."""
         self._changing()
-        if self.listing is None:
+        if self.listing is None or (is_bridged(add) and self.bridge_listing is None):
             raise DriverError("no such table")
         before = frozenset(self.elements)
         added = {(element.container, element.key) for element in add}
@@ -194,6 +193,8 @@ class Host(World):
         self.foreign.discard(tap)
         self.taps.pop(tap, None)
         self.ports.pop(tap, None)
+        self.bridges.pop(tap, None)
+        self.leave_bridges()
 
     # -- what metald does to VMs ------------------------------------------------------------
 
@@ -249,11 +250,14 @@ class Host(World):
         if not isinstance(state, VmState) or not live or managed is None:
             return
         spec, launch = managed.spec, state.launch
-        ports = [(e["tap"], e["mac"], *e["addresses"]) for e in spec["interfaces"]]
+        ports = [
+            (e["tap"], e["mac"], e.get("mode") == "bridged", *e["addresses"])
+            for e in spec["interfaces"]
+        ]
         same = (
             (spec["hypervisor"], spec["vcpus"], parse_size(spec["memory"]))
             == (launch.hypervisor, launch.vcpus, launch.memory_bytes)
-            and ports == [(e.tap, e.mac, *e.addresses) for e in launch.interfaces]
+            and ports == [(e.tap, e.mac, e.on_link, *e.addresses) for e in launch.interfaces]
             and spec["power"] != "stopped"
         )
         asked = managed.address == self.rebooted or self.declared(managed) is None
@@ -389,7 +393,7 @@ class Host(World):
             self.strangers.elements.discard(element)
 
     def drop_table(self) -> None:
-        self.listing = None
+        self.listing = self.bridge_listing = None
         self.elements.clear()
         self.strangers.elements.clear()
 

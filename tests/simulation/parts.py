@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from reconciler.errors import DriverError, MetaldError, TransientError
 from reconciler.execution.world import World
@@ -29,8 +30,9 @@ class FaultyNetwork:
         self.host.seen.network = None
         return await self.faults.look("observe network", self.host.look_at_network)
 
-    async def load_firewall(self) -> tuple[str, str]:
-        return await self.faults.call("load firewall", self.host.load_firewall)
+    async def load_firewall(self, *, bridged: bool = False) -> tuple[str, str]:
+        load = partial(self.host.load_firewall, bridged=bridged)
+        return await self.faults.call("load firewall", load)
 
     async def remove_firewall(self) -> None:
         await self.faults.call("remove firewall", self.host.remove_firewall)

@@ -13,12 +13,13 @@ from typing import Any
 from reconciler.model import identity
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.firewall import Element, zone_class
+from reconciler.model.identity import bridge_of
 from reconciler.model.ledger import Managed
-from reconciler.model.observed import VmState
+from reconciler.model.observed import TapState, VmState
 from tests.planning.world import World
 
 # Where the keys of these elements hold zones.
-_ZONE_PARTS = {"members": (0,), "allow": (0, 1)}
+_ZONE_PARTS = {"members": (0,), "allow": (0, 1), "class_of_segment": (0,)}
 
 
 def picture(
@@ -42,7 +43,7 @@ def picture(
             tap.up, tap.attached, tap.mtu, tap.gateway, tap.mac,
             sorted(names.get(route, route) for route in tap.routes),
             sorted((names.get(a, a), names.get(mac, mac)) for a, mac in tap.neighbours),
-            tap.alias.split("#")[0], dict(tap.sysctls),
+            tap.alias.split("#")[0], dict(tap.sysctls), _seat(tap, names),
         )
         for name, tap in host.taps.items()
         if name not in without
@@ -55,7 +56,16 @@ def picture(
     return {
         "resources": sorted(managed), "vms": vms, "taps": taps, "elements": elements,
         "rules": host.listing, "sysctls": dict(host.sysctls),
+        "bridges": sorted(names.get(name, name) for name in host.bridges),
     }  # fmt: skip
+
+
+def _seat(tap: TapState, names: Mapping[str, str]) -> list[Any]:
+    seat = tap.seat
+    if seat is None:
+        return []
+    fixed = sorted(names.get(mac, mac) for mac in seat.fixed)
+    return [names.get(seat.bridge, seat.bridge), seat.isolated, seat.learns, fixed]
 
 
 def names_of(
@@ -70,6 +80,7 @@ def names_of(
             zones |= {str(zone): address, zone_class(zone): address}
             upper = int(IPv6Network(entry.spec["prefix"]).network_address) >> 64
             names[f"{upper:#x}"] = f"{address} prefix"
+            names[bridge_of(zone)] = f"{address} bridge"
         for interface in entry.spec.get("interfaces", ()):
             port = f"{address}#{interface['network']}"
             local = str(identity.link_local_of(interface["mac"]))

@@ -14,6 +14,7 @@ _COMMON = (
 )  # fmt: skip
 
 _RESOLVERS = 3  # MAXNS in resolv.h
+_SEGMENT_PREFIX = 64
 
 
 def kernel_cmdline(
@@ -25,7 +26,7 @@ def kernel_cmdline(
     """
     words = [*_COMMON, f"metald.name={name}", f"metald.gw={GATEWAY}"]
     words += [
-        f"metald.if={','.join((interface.mac, *interface.addresses))}" for interface in interfaces
+        f"metald.if={','.join((interface.mac, *_addresses(interface)))}" for interface in interfaces
     ]
     resolvers = dict.fromkeys(name for entry in interfaces for name in entry.resolvers)
     if resolvers:
@@ -35,3 +36,10 @@ def kernel_cmdline(
     if extra:
         words.append(extra)
     return " ".join(words)
+
+
+def _addresses(interface: GuestInterface) -> Sequence[str]:
+    """On a segment with how much of the address its members share; alone, by itself."""
+    if not interface.on_link:
+        return interface.addresses
+    return [f"{address}/{_SEGMENT_PREFIX}" for address in interface.addresses]

@@ -183,7 +183,8 @@ def _network(
         uid = _new_uid(basis.ledger, address)
         prefix = str(IPv6Network((interfaces[0]["addresses"][0], 64), strict=False))
         held = interfaces[0].get("security", {"profile": DEFAULT_PROFILE})
-        head = {"prefix": prefix, "mode": "routed", "security": held["profile"], "zone": zone}
+        mode = interfaces[0].get("mode", "routed")
+        head = {"prefix": prefix, "mode": mode, "security": held["profile"], "zone": zone}
         spec = {**head, **rules, "labels": {}}
         proof = f"told by {len(interfaces)} of its VMs"
     claims = (

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.model.addresses import ResourceAddress, parse_address
-from reconciler.model.firewall import Element, port_elements
-from reconciler.model.identity import link_local_of
+from reconciler.model.firewall import BRIDGE, Element, port_elements
+from reconciler.model.identity import bridge_of, link_local_of
 from reconciler.model.kept import Kept, KeptRecord
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import ImageFacts, NetworkState, Observed, Unknown, VmPhase, VmState
@@ -164,6 +164,8 @@ def _interface(entry: GuestInterface, network: NetworkState) -> tuple[str, dict[
         "zone": zone,
         "uid": uid,
     }
+    if link.seat is not None and link.seat.bridge == bridge_of(zone):
+        interface["mode"] = "bridged"
     for route in link.routes:
         prefix, _, via = route.partition(" via ")
         if via:
@@ -185,6 +187,7 @@ def _security_of(
         port = Port(
             entry.tap, "", ResourceAddress(""), entry.mac, told["zone"], entry.addresses,
             link_local_of(entry.mac), policy=policy, delegated=delegated,
+            bridged=told.get("mode") == "bridged",
         )  # fmt: skip
         asked[name] = _of_policy(entry, port_elements(port))
         if known == asked[name]:
@@ -197,7 +200,11 @@ def _security_of(
 
 def _of_policy(entry: GuestInterface, elements: frozenset[Element]) -> set[Element]:
     """Those about a link that do not place it, nor cut it off."""
-    return {e for e in elements if e.key[0] == entry.tap and e.container not in _PLACING}
+    return {
+        e
+        for e in elements
+        if e.key[0] == entry.tap and e.container.removeprefix(BRIDGE) not in _PLACING
+    }
 
 
 def zone_of(elements: frozenset[Element], tap: str, by: str = "zone_of") -> int | None:

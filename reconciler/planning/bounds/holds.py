@@ -27,7 +27,7 @@ from reconciler.planning.canonical import digest
 # By address: report, or an end of freezing with its owner and reason.
 Modes = Mapping[ResourceAddress, str | Mapping[str, Any]]
 _DERIVED = frozenset(
-    {"addresses", "prefix", "mac", "tap", "zone", "uid", "security", "dns", "nat64"}
+    {"addresses", "prefix", "mac", "tap", "zone", "uid", "security", "dns", "nat64", "mode"}
 )
 
 

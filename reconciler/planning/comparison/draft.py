@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from reconciler.model.addresses import ResourceAddress
@@ -59,7 +60,8 @@ class Inputs:
 class Draft:
     """Collects one plan.
 
-    ``elements``: firewall elements of every declared port, by tap; ``wanted_elements``: those of
+    ``bridges``: those that declared ports are to be on. ``elements``: firewall elements of every
+    declared port, by tap; ``wanted_elements``: those of
     VMs that no hold keeps as they are; ``other_elements``: what is there besides, and
     ``missing_elements`` what is wanted and not there (see ``look_at``). ``freed``:
     addresses whose old tap goes away in this plan, with the key of the step that removes it.
@@ -67,6 +69,7 @@ class Draft:
     """
 
     elements: Mapping[str, frozenset[Element]] = field(default_factory=dict)
+    bridges: AbstractSet[str] = frozenset()
     wanted_elements: frozenset[Element] = frozenset()
     other_elements: frozenset[Element] = frozenset()
     missing_elements: frozenset[Element] = frozenset()

@@ -23,6 +23,7 @@ from reconciler.model.plan import (
     SetSysctls,
 )
 from reconciler.model.resolved import ResolvedFleet
+from reconciler.planning.comparison.bridges import left_bridges
 from reconciler.planning.comparison.draft import FIREWALL, SYSCTLS, Draft, Inputs
 from reconciler.planning.comparison.facts import announcing
 from reconciler.planning.comparison.ports import bind_keys
@@ -52,13 +53,18 @@ def compare_host(draft: Draft, inputs: Inputs, network: NetworkState, fleet: Res
     fields = [*_sysctls(draft, network, fleet), *_rules(draft, inputs, network, host)]
     if fields:
         created = network.firewall.listing is None and inputs.ledger.firewall is None
-        reason = "the host is prepared for VMs" if created else _why_healed(network, fields)
+        why = _why_healed(inputs, network, fields)
+        reason = "the host is prepared for VMs" if created else why
         draft.changes.append(
             Change(host, "create" if created else "update", "none", tuple(fields), reason)
         )
 
 
-def _why_healed(network: NetworkState, fields: list[FieldChange]) -> str:
+def _why_healed(inputs: Inputs, network: NetworkState, fields: list[FieldChange]) -> str:
+    firewall = network.firewall
+    without = firewall.wanted(bridged=False)
+    if [f.path for f in fields] == [_RULES] and inputs.ledger.firewall == without:
+        return "bridged networks need rules of their own, loaded beside those that are there"
     found = []
     if any(field.path.startswith("status.sysctls") for field in fields):
         found.append("a sysctl that guests need was changed")
@@ -95,21 +101,24 @@ def _rules(
     draft: Draft, inputs: Inputs, network: NetworkState, host: ResourceAddress
 ) -> list[FieldChange]:
     firewall = network.firewall
-    if inputs.ledger.firewall == (firewall.template, firewall.listing):
+    bridged = firewall.bridge_listing is not None or bool(draft.bridges)
+    template, listing = firewall.wanted(bridged=bridged)
+    if inputs.ledger.firewall == (template, listing):
         return []
-    draft.step(FIREWALL, host, LoadFirewall(firewall.template))
-    return [FieldChange(_RULES, firewall.listing, f"template {firewall.template}")]
+    draft.step(FIREWALL, host, LoadFirewall(template, bridged))
+    return [FieldChange(_RULES, listing or firewall.listing, f"template {template}")]
 
 
 @dataclass(frozen=True, slots=True)
 class Accounted:
-    """Taps and elements that desired, leaving or unknown VMs account for. ``spared``: taps and
-    addresses whose elements are left alone besides.
+    """Taps, bridges and elements that desired, leaving or unknown VMs account for. ``spared``: taps
+    and addresses whose elements are left alone besides.
     """
 
     taps: AbstractSet[str]
     elements: frozenset[Element]
     spared: frozenset[str]
+    bridges: AbstractSet[str]
 
 
 def remove_orphans(
@@ -139,6 +148,7 @@ def remove_orphans(
         if ("tap", tap) in inputs.ledger.taken
     }
     links = [*ours.items(), *nameless.items()]
+    links += [(n, "") for n in left_bridges(network, inputs.ledger, known.bridges)]
     keys = tuple(draft.step(f"host:untap:{name}", host, RemoveTap(name)) for name, _ in links)
     stale = frozenset(
         element
@@ -171,7 +181,7 @@ def tear_down_host(draft: Draft, inputs: Inputs, network: NetworkState) -> None:
         return
     before = tuple(draft.steps)
     fields = []
-    if network.firewall.listing is not None:
+    if (network.firewall.listing, network.firewall.bridge_listing) != (None, None):
         draft.step("host:unload", LOCAL_HOST, RemoveFirewall(), after=before)
         fields.append(FieldChange(_RULES, network.firewall.listing, None))
     restore = tuple(

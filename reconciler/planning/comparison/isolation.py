@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from reconciler.errors import MetaldError
 from reconciler.model.addresses import ResourceAddress, kind_of
-from reconciler.model.firewall import ISOLATED, TAPS, Element, isolating
+from reconciler.model.firewall import BRIDGE, ISOLATED, TAPS, Element, cutting_off
 from reconciler.model.ledger import Isolation, Ledger
 from reconciler.model.observed import NetworkState, Observed, Unknown
 from reconciler.model.plan import Change, ChangeElements, FieldChange, LoadFirewall, Plan
@@ -20,6 +20,7 @@ from reconciler.planning.comparison.draft import FIREWALL, Draft, Inputs
 from reconciler.planning.documents.prints import plan_id
 
 _FIELD = "status.isolated"
+_CUT = frozenset({ISOLATED, BRIDGE + ISOLATED})
 
 
 def links_of(ledger: Ledger) -> Mapping[str, ResourceAddress]:
@@ -36,7 +37,7 @@ def links_of(ledger: Ledger) -> Mapping[str, ResourceAddress]:
 
 def known_isolated(draft: Draft, ledger: Ledger) -> frozenset[Element]:
     """What is there of links that are somebody's, cut off for now or for no reason any more."""
-    present = [entry for entry in draft.other_elements if entry.container == ISOLATED]
+    present = [entry for entry in draft.other_elements if entry.container in _CUT]
     owners = links_of(ledger) if present else {}
     return frozenset(entry for entry in present if entry.key[0] in owners)
 
@@ -65,7 +66,7 @@ def with_found_isolations(
     """The ledger when it knows of nothing that cuts a VM off, and the kernel does: as it is found,
     until somebody lifts it.
     """
-    cut = {e.key[0] for e in network.firewall.elements if e.container == ISOLATED}
+    cut = {e.key[0] for e in network.firewall.elements if e.container in _CUT}
     vms = {vm for tap, vm in links_of(ledger).items() if tap in cut} if cut else set()
     found = {
         vm: Isolation(vm, "metald", "it was found isolated when it was adopted", ledger.now_s)
@@ -105,17 +106,22 @@ def _change_links(
     entry: Isolation | None,
 ) -> None:
     links = [tap for tap, owner in links_of(ledger).items() if owner == vm]
-    cut, present = frozenset(map(isolating, links)), network.firewall.elements
+    on_record = ledger.managed[vm].spec["interfaces"]
+    bridged = {one["tap"] for one in on_record if one.get("mode") == "bridged"}
+    present = network.firewall.elements
+    cut = frozenset(e for tap in links for e in cutting_off(tap, bridged=tap in bridged))
     if entry is None:
         operation = ChangeElements(frozenset(), cut & present)
     else:
         # Only links that the rules know as ours come to where this is looked at.
-        recorded = {one["tap"] for one in ledger.managed[vm].spec["interfaces"]}
+        recorded = {one["tap"] for one in on_record}
         known = frozenset(Element(TAPS, (tap,)) for tap in links if tap in recorded)
+        known |= {Element(BRIDGE + TAPS, (tap,)) for tap in links if tap in bridged}
         operation = ChangeElements((cut | known) - present, frozenset())
         firewall = network.firewall
-        if ledger.firewall != (firewall.template, firewall.listing):
-            draft.step(FIREWALL, vm, LoadFirewall(firewall.template))
+        bridges = bool(bridged) or firewall.bridge_listing is not None
+        if ledger.firewall != (wanted := firewall.wanted(bridged=bridges)):
+            draft.step(FIREWALL, vm, LoadFirewall(wanted[0], bridges))
     if operation.add or operation.remove:
         draft.step(f"{vm}:isolation", vm, operation, after=(FIREWALL,))
     if draft.steps:

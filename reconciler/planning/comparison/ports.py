@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from reconciler.model.firewall import Element, isolating, port_elements
+from reconciler.model.firewall import Element, cutting_off, port_elements
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, TapState
 from reconciler.model.plan import AttachTap, ChangeElements, FieldChange, RaiseTap, RemoveTap
@@ -21,13 +21,18 @@ from reconciler.model.resolved import (
     Port,
     interface_name,
 )
+from reconciler.planning.comparison.bridges import NONE, Bridges, is_seated, seat_differences
 from reconciler.planning.comparison.draft import FIREWALL, SYSCTLS, Draft
 from reconciler.planning.memo import Memo
 
 
-def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, ...]:
-    """How a tap differs from its port; an absent tap is one difference."""
-    if state is not None and _is_as_wanted(port, state):
+def port_differences(
+    port: Port, state: TapState | None, bridges: Bridges = NONE
+) -> tuple[FieldChange, ...]:
+    """How a tap, and the bridge it is to be on, differ from a port; an absent tap is one
+    difference.
+    """
+    if state is not None and _is_as_wanted(port, state, bridges):
         return ()
     path = status_path(port)
     if state is None:
@@ -45,6 +50,7 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
             sorted(" ".join(pair) for pair in state.neighbours),
             sorted(f"{address} {port.mac}" for address in addresses),
         ),
+        *seat_differences(port, state, bridges),
         ("bandwidth.toGuest", state.to_guest, port.policy.bandwidth),
         ("bandwidth.fromGuest", state.from_guest, port.policy.bandwidth),
         *((f"sysctls.{key}", state.sysctls.get(key), value) for key, value in TAP_SYSCTLS.items()),
@@ -54,7 +60,7 @@ def port_differences(port: Port, state: TapState | None) -> tuple[FieldChange, .
     )
 
 
-def _is_as_wanted(port: Port, state: TapState) -> bool:
+def _is_as_wanted(port: Port, state: TapState, bridges: Bridges) -> bool:
     """The tap has nothing that ``port_differences`` would tell."""
     addresses, mac = port.addresses, port.mac
     return (
@@ -65,6 +71,7 @@ def _is_as_wanted(port: Port, state: TapState) -> bool:
         and state.routes == port.routes
         and state.neighbours == {(address, mac) for address in (*addresses, port.link_local)}
         and TAP_SYSCTLS.items() <= state.sysctls.items()
+        and (state.seat is None if not port.bridged else is_seated(port, state, bridges))
     )
 
 
@@ -81,7 +88,7 @@ def raise_ports(
     for port in ports:
         missing = draft.elements[port.tap] & draft.missing_elements
         state = network.taps.get(port.tap)
-        lacking = port_differences(port, state)
+        lacking = port_differences(port, state, network.bridges)
         tap_changes = list(lacking)
         attach = live is not None and (state is None or not state.attached)
         if attach and state is not None:
@@ -127,8 +134,10 @@ def elements_by_tap(
     memo.elements = kept
     found = {tap: elements for tap, (_, elements) in kept.items()}
     if isolated := ledger.lasting_isolations():
-        cut = [tap for tap, (port, _) in kept.items() if port.vm in isolated]
-        found |= {tap: found[tap] | {isolating(tap)} for tap in cut}
+        cut = [port for port, _ in kept.values() if port.vm in isolated]
+        found |= {
+            port.tap: found[port.tap] | cutting_off(port.tap, bridged=port.bridged) for port in cut
+        }
     return found
 
 
@@ -145,7 +154,7 @@ def drop_ports(
         if port.tap in network.taps or port.tap in network.foreign or port.tap in network.shapers:
             draft.step(untap, port.vm, RemoveTap(port.tap), after=after)
             draft.freed.update(dict.fromkeys(port.addresses, untap))
-        known = port_elements(port) | {isolating(port.tap)}
+        known = port_elements(port) | cutting_off(port.tap, bridged=port.bridged)
         stale = (known & network.firewall.elements) - draft.wanted_elements
         if stale:
             operation = ChangeElements(frozenset(), stale)

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from reconciler.model.identity import zone_of_bridge
 from reconciler.model.plan import FieldChange
 from reconciler.planning.comparison.security import follows_its_network
 
@@ -47,6 +48,8 @@ def in_place(fields: Sequence[FieldChange], *, live: bool) -> str:
     if not names:
         return ""
     how = "changed in place, nothing is restarted" if live else "changed while it is off"
+    if names == ["mode"]:
+        return "mode: what its guests are told of the network changes, so its VMs restart"
     if follows_its_network(fields):
         return f"{', '.join(names)}: the policy of its network or profile changes; {how}"
     return f"{', '.join(names)}: {how}"
@@ -97,10 +100,16 @@ def drifted(fields: Sequence[FieldChange], *, seen_well: bool = True) -> str:
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for field in fields:
         place, name = _place(field.path)
-        found[place][_DRIFT_WORDS.get(name, "a sysctl was changed")] = None
+        found[place][_drift_word(name)] = None
     told = ", ".join(f"{place}: {', '.join(words)}" for place, words in found.items())
     word = "drift" if seen_well else "left undone"
     return f"{word} at {told}; corrected in place" if told else ""
+
+
+def _drift_word(name: str) -> str:
+    """What was changed; everything else that is compared are settings of the kernel."""
+    bridge = name.startswith("bridge") or zone_of_bridge(name.partition(".")[0]) is not None
+    return _DRIFT_WORDS.get(name, "its bridge was changed" if bridge else "a sysctl was changed")
 
 
 def _place(path: str) -> tuple[str, str]:

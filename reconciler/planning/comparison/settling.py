@@ -34,7 +34,8 @@ class Settling:
         if self._missing and not self._is_bound(vm):
             return None
         taps = tuple([self._network.taps.get(port.tap) for port in vm.ports])
-        return Settled(vm, managed, state, inputs.ledger.vms.get(vm.uid), taps)
+        bridges = tuple([self._network.bridges.get(p.bridge) for p in vm.ports if p.bridged])
+        return Settled(vm, managed, state, inputs.ledger.vms.get(vm.uid), taps, bridges)
 
     def _is_bound(self, vm: ResolvedVm) -> bool:
         return all(self._missing.isdisjoint(self._elements[port.tap]) for port in vm.ports)

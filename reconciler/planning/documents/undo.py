@@ -20,6 +20,10 @@ from reconciler.planning.resolution.renames import all_documents
 
 # Profiles of metald's under which a network that lets nobody in need not say so.
 DENY_BY_DEFAULT = frozenset({"high", "medium"})
+# To an interface, from others' documents or drawn for it.
+_ADDED = frozenset(
+    {"addresses", "mac", "tap", "zone", "uid", "security", "segment", "dns", "nat64", "mode"}
+)
 _KIND_OF = {name.lower(): name for name in KINDS}
 
 
@@ -115,8 +119,7 @@ def _declared(kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _interface(entry: Mapping[str, Any]) -> dict[str, Any]:
-    added = {"addresses", "mac", "tap", "zone", "uid", "security", "segment", "dns", "nat64"}
-    kept = {key: value for key, value in entry.items() if key not in added}
+    kept = {key: value for key, value in entry.items() if key not in _ADDED}
     return {**kept, "address": entry["addresses"][0]}
 
 

@@ -18,7 +18,7 @@ from reconciler.model.addresses import ResourceAddress, network_address, tenant_
 from reconciler.model.firewall import ALLOW, Element, zone_class
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import Observed, Unknown, VmPhase
-from reconciler.model.policy import INTERNET, is_outside, type_span
+from reconciler.model.policy import INTERNET, is_outside
 from reconciler.model.probes import Shot, Station
 from reconciler.model.resolved import GATEWAY
 from reconciler.planning.reachability.nodes import Nodes, interface_end, network_of
@@ -30,8 +30,9 @@ from reconciler.planning.reachability.outside import (
 )
 from reconciler.planning.reachability.policy import Specs, allowed_between, open_inside
 from reconciler.planning.reachability.policy import ranges_by_pair as by_pair
-from reconciler.planning.reachability.ranges import PROTOCOLS, WHOLE, Ranges, Span, union
+from reconciler.planning.reachability.ranges import PROTOCOLS, WHOLE, Span, union
 from reconciler.planning.reachability.reach import Party
+from reconciler.planning.reachability.samples import OTHERS, Held, Sample, samples
 from reconciler.planning.resolution.recorded import recorded_ports
 
 # What guests are never to reach; stands where a network's address does.
@@ -39,28 +40,10 @@ HOST = ResourceAddress("host")
 _FROM_OUTSIDE = "nothing can be sent here as if from beyond an uplink"
 _T = TypeVar("_T")
 Pair = tuple[ResourceAddress, ResourceAddress]
-_HEADERS = {"tcp": 6, "udp": 17, "icmpv6": 58}
-_NAMES = {6: "tcp", 17: "udp", 58: "icmpv6"}
-_USUAL_PORTS = {"tcp": 443, "udp": 53}
-# One out of each range of the next headers that have no name in rules.
-_OTHERS = (4, 8, 46, 253)
-# These would be read as extension headers, not as a protocol (RFC 7045).
-_EXTENSIONS = frozenset({0, 43, 44, 51, 59, 60, 135, 139, 140})
-_LAST_HEADER = 255
 _SPELLED = {
     "tcp": "6", "udp": "17", "ipv6-icmp": "58", "esp": "50", "comp": "108", "gre": "47",
     "sctp": "132", "dccp": "33", "udplite": "136",
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Sample:
-    """One kind of packet; ``allowed``: whether the rules let it through."""
-
-    protocol: str
-    header: int
-    port: int
-    allowed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +54,6 @@ class Probe:
     pair: Pair
     target: Station | None
     sample: Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An entry that the kernel holds: next headers and ports, both from and to."""
-
-    headers: Span
-    ports: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,51 +159,6 @@ def held_by_pair(elements: Iterable[Element], specs: Specs) -> Mapping[Pair, Seq
 def _span(text: str) -> Span | None:
     low, _, high = text.partition("-")
     return (int(low), int(high or low)) if low.isdigit() and (high or low).isdigit() else None
-
-
-def samples(ranges: Ranges, held: Sequence[Held] = ()) -> tuple[Sample, ...]:
-    """What to send from one network to another; one of each outcome first."""
-    echoes = _within(type_span("echo-request")[0], ranges.get("icmpv6", ()))
-    found = {Sample("icmpv6", _HEADERS["icmpv6"], 0, echoes)}
-    for name, usual in _USUAL_PORTS.items():
-        header = _HEADERS[name]
-        spans = [*ranges.get(name, ())]
-        spans += [e.ports for e in held if e.headers[0] <= header <= e.headers[1]]
-        edges = {
-            port
-            for low, high in spans
-            for port in (low - 1, max(low, 1), high, high + 1)
-            if 1 <= port <= WHOLE[1]
-        }
-        found |= {
-            Sample(name, header, port, _within(port, ranges.get(name, ())))
-            for port in edges or {usual}
-        }
-    found |= {Sample("other", *how, "other" in ranges) for how in _others(held)}
-    ordered = sorted(found, key=lambda sample: (not sample.allowed, sample))
-    first_refused = next((s for s in ordered if not s.allowed), None)
-    if first_refused is None or first_refused is ordered[0]:
-        return tuple(ordered)
-    rest = [sample for sample in ordered[1:] if sample is not first_refused]
-    return (ordered[0], first_refused, *rest)
-
-
-def _others(held: Sequence[Held]) -> set[tuple[int, int]]:
-    """Next headers without a name, and what stands where a port would."""
-    found = {(header, 0) for header in _OTHERS}
-    for entry in held:
-        first, last = entry.headers
-        if first == last and first in _NAMES:
-            continue
-        for header in (first - 1, first, last, last + 1):
-            plain = header not in _EXTENSIONS and header not in _NAMES
-            if plain and 0 < header <= _LAST_HEADER:
-                found.add((header, 0 if entry.ports == WHOLE else entry.ports[0]))
-    return found
-
-
-def _within(port: int, spans: Iterable[Span]) -> bool:
-    return any(low <= port <= high for low, high in spans)
 
 
 _INSIDE = samples(dict.fromkeys(PROTOCOLS, (WHOLE,)))
@@ -337,11 +267,18 @@ class _Chooser:
             chosen = _INSIDE if network_of(pair[0]) in self._open else _CLOSED
         else:
             chosen = samples(self._ranges.get(pair, {}), self._ground.held.get(pair, ()))
-        to = target.address
-        shots = (Shot(0, source, source.address, to, s.header, s.port) for s in chosen[:most])
+        to, mac = target.address, self._mac_on_segment(pair, target)
+        shots = (Shot(0, source, source.address, to, s.header, s.port, mac) for s in chosen[:most])
         return [
             Probe(shot, pair, target, sample) for shot, sample in zip(shots, chosen, strict=False)
         ]
+
+    def _mac_on_segment(self, pair: Pair, target: Station) -> str:
+        """The target's MAC where both ends are on one bridge; empty where the host routes."""
+        network = network_of(pair[0])
+        here = network == network_of(pair[1])
+        bridged = here and self._ground.specs[network].get("mode") == "bridged"
+        return target.mac if bridged else ""
 
     def _ends(self, pair: Pair, turn: int) -> tuple[Station, Station] | None:
         """The ``turn``-th sender and target of a pair, of different VMs."""
@@ -356,7 +293,7 @@ class _Chooser:
         return None
 
     def _host(self) -> Iterator[list[Probe]]:
-        closed = [s for s in _CLOSED if s.header not in _OTHERS[:-1]]
+        closed = [s for s in _CLOSED if s.header not in OTHERS[:-1]]
         for source in self._turned(self._sources) if self._ground.with_host else ():
             addresses = self._ground.host_addresses
             yield [self._to_host(source, 0, a, sample) for a in addresses for sample in closed]

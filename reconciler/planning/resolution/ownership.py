@@ -9,17 +9,24 @@ from collections.abc import Set as AbstractSet
 
 from reconciler.model import identity
 from reconciler.model.firewall import (
+    BRIDGE,
+    BRIDGES,
     CONNECTIONS,
     RULES,
     TIERS,
     Element,
     zone_class,
 )
+from reconciler.model.identity import bridge_of
 from reconciler.model.ledger import Ledger
 from reconciler.model.observed import NetworkState, Unknown
 from reconciler.model.resolved import ALIAS_PREFIX
 
 _MEMBERS = frozenset({"members", "member_prefixes"})
+_SOURCES = frozenset({"sources", BRIDGE + "sources"})
+_CONNECTIONS = frozenset({CONNECTIONS, BRIDGE + CONNECTIONS})
+_TIERS = frozenset({TIERS, BRIDGE + TIERS})
+_OF_BRIDGES = frozenset({BRIDGES, "class_of_segment", "denies_logged_at"})
 
 
 def is_ours(ledger: Ledger, owner: str, uid: str) -> bool:
@@ -60,13 +67,15 @@ def elements_about(taps: AbstractSet[str], elements: AbstractSet[Element]) -> fr
         return frozenset()
     own = {element for element in elements if taps & set(element.key)}
     marks = {entry.value for entry in own if entry.container in {"zone_of", "segment_of"}}
+    bridges = {bridge_of(int(mark, 0)) for mark in marks}
     marks |= {zone_class(int(mark, 0)) for mark in marks}
-    addresses = {entry.key[1] for entry in own if entry.container == "sources"}
-    tiers = {entry.value.rpartition("_")[2] for entry in own if entry.container == CONNECTIONS}
+    addresses = {entry.key[1] for entry in own if entry.container in _SOURCES}
+    tiers = {entry.value.rpartition("_")[2] for entry in own if entry.container in _CONNECTIONS}
     return frozenset(own) | {
         element
         for element in elements
         if (element.container in _MEMBERS and (marks | addresses) & set(element.key))
         or (element.container in RULES and marks & set(element.key[:2]))
-        or (element.container == TIERS and element.key[0] in tiers)
+        or (element.container in _TIERS and element.key[0] in tiers)
+        or (element.container in _OF_BRIDGES and (bridges | marks | addresses) & set(element.key))
     }

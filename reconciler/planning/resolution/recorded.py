@@ -122,6 +122,7 @@ def _port(managed: Managed, entry: Mapping[str, Any], alias: str, uid: str = "")
         delegated=(entry["prefix"],) if "prefix" in entry else (),
         resolvers=tuple(entry.get("dns", ())),
         nat64=entry.get("nat64", ""),
+        bridged=entry.get("mode") == "bridged",
     )
 
 
@@ -177,6 +178,7 @@ def _launch(managed: Managed, unix_id: int) -> LaunchSpec:
                 entry["mac"],
                 tuple(entry["addresses"]),
                 tuple(entry.get("dns", ())),
+                on_link=entry.get("mode") == "bridged",
             )
             for entry in spec["interfaces"]
         ),

@@ -103,6 +103,7 @@ def resolve(
     work.findings.extend(findings)
     work.selected = selected(fleet)
     work.nat64 = _nat64(fleet)
+    work.bridged = frozenset(a for a, n in fleet.networks.items() if n.spec.mode == "bridged")
     work.keys = keys_in_use(fleet, work.selected)
     _reserve_statics(work)
     others: list[Host | Image | PricePlan] = [

@@ -31,6 +31,7 @@ from reconciler.model.resolved import (
 from reconciler.model.specs import Interface, Vm, dump_spec
 from reconciler.planning.findings import Finding
 from reconciler.planning.memo import Ground, Memo, Resolved
+from reconciler.planning.resolution import bridging
 from reconciler.planning.resolution.claims import PoolExhaustedError
 from reconciler.planning.resolution.prefixes import subnet
 from reconciler.planning.resolution.recorded import recorded_interface_uid
@@ -75,7 +76,8 @@ def _ground(work: Work) -> Ground:
     return Ground(
         work.ledger.secret, work.ledger.held, work.ledger.taken, work.images,
         work.prefixes, work.zones, (frozenset(work.static_addresses), tuple(work.static)),
-        work.security, (work.selected, work.segments), (work.lacking, work.resolvers, work.nat64),
+        work.security, (work.selected, work.segments),
+        (work.lacking, work.resolvers, work.nat64, work.bridged),
     )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def _vm(work: Work, address: ResourceAddress, vm: Vm) -> ResolvedVm | None:
         vm.spec.vcpus, vm.spec.memory, boot,
         tuple(
             GuestInterface(
-                interface.network, port.tap, port.mac, port.addresses, port.resolvers
+                interface.network, port.tap, port.mac, port.addresses, port.resolvers, port.bridged
             )
             for interface, port in zip(vm.spec.interfaces, ports, strict=True)
         ),
@@ -133,6 +135,7 @@ def _vm_spec(work: Work, vm: Vm, launch: LaunchSpec, ports: tuple[Port, ...]) ->
             **({"segment": port.segment} if port.segment else {}),
             **({"dns": list(port.resolvers)} if port.resolvers else {}),
             **({"nat64": port.nat64} if port.nat64 else {}),
+            **({"mode": "bridged"} if port.bridged else {}),
             **_security(work, vm, interface),
         }
         for interface, port in zip(vm.spec.interfaces, ports, strict=True)
@@ -190,6 +193,10 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
     if policy.bandwidth is not None and BANDWIDTH in work.lacking:
         work.findings.append(_not_limited(where, policy.bandwidth, work.lacking[BANDWIDTH]))
         return None
+    bridged = network in work.bridged
+    if bridged and (hindrance := bridging.hindrance(work.lacking, policy)) is not None:
+        work.findings.append(bridging.finding(where, network, hindrance))
+        return None
     if policy.slaac and not delegated:
         work.findings.append(_nothing_to_advertise(where, network))
         return None
@@ -209,6 +216,7 @@ def _port(work: Work, vm: Vm, where: tuple[ResourceAddress, int], incarnation: i
         delegated=delegated,
         resolvers=work.resolvers_of(network),
         nat64=work.nat64 if policy.slaac else "",
+        bridged=bridged,
     )
 
 

@@ -47,6 +47,7 @@ class Work:
     static_addresses: set[str] = field(default_factory=set)
     resolvers: dict[ResourceAddress, tuple[str, ...]] = field(default_factory=dict)
     nat64: str = ""
+    bridged: frozenset[ResourceAddress] = frozenset()
     registrations: list[Registration] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     _boots: dict[tuple[str | None, ...], BootFiles | ImageFacts] = field(default_factory=dict)

@@ -76,7 +76,8 @@ def lose_state(world: World) -> World:
     """The same host under a new state folder, with a secret of its own."""
     new = World()
     new.secret = b"another secret, of another state"
-    for name in ("boot_id", "sysctls", "listing", "elements", "taps", "foreign", "vms"):
+    there = ("listing", "bridge_listing", "elements", "taps", "bridges", "foreign", "vms")
+    for name in ("boot_id", "sysctls", *there):
         setattr(new, name, getattr(world, name))
     return new
 

@@ -18,15 +18,14 @@ from reconciler.planning.reachability.probes import (
     HOST,
     Chosen,
     Ground,
-    Held,
     choose,
     concerns,
     held_by_pair,
     in_scope,
-    samples,
 )
 from reconciler.planning.reachability.ranges import merged
 from reconciler.planning.reachability.reach import party, reach_matrix
+from reconciler.planning.reachability.samples import Held, samples
 from reconciler.planning.reachability.verdicts import verdict, verify_document
 from tests.planning.reachability.test_policy import Specs, fleets, may
 
