@@ -41,6 +41,13 @@ class StatePaths:
         return self.root / "images"
 
     @property
+    def jails(self) -> Path:
+        """Firecracker's jails (device nodes and a program: not on the run folder's tmpfs, which
+        systemd mounts without both).
+        """
+        return self.root / "jails"
+
+    @property
     def sources(self) -> Path:
         """A cache: repositories specs are read from, commits checked out of them, parsed specs."""
         return self.root / "sources"
@@ -106,6 +113,31 @@ class VmPaths:
     def serial(self) -> Path:
         """Socket of the guest's serial port, its only client being the console holder."""
         return self.io / "serial"
+
+    @property
+    def serial_in(self) -> Path:
+        """FIFO from the console holder to the guest's serial port, where that is no socket."""
+        return self.io / "serial.in"
+
+    @property
+    def serial_out(self) -> Path:
+        """FIFO from the guest's serial port to the console holder."""
+        return self.io / "serial.out"
+
+    @property
+    def api(self) -> Path:
+        """HTTP socket of a VMM that has one and no jail."""
+        return self.io / "api"
+
+    @property
+    def vmm_events(self) -> Path:
+        """What a VMM without QMP writes of its guest's events, a JSON object after the other."""
+        return self.io / "events.json"
+
+    @property
+    def configured(self) -> Path:
+        """There once the VMM holds its VM's whole configuration."""
+        return self.root / "configured"
 
     @property
     def console(self) -> Path:

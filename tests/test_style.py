@@ -51,6 +51,7 @@ def test_nearly_all_functions_fit_a_screen() -> None:
         ("subprocess", {"commands.py"}),
         ("pyroute2", {"network/netlink.py"}),
         ("qemu", {"hypervisors/qemu/monitor.py"}),
+        ("h11", {"hypervisors/unixhttp.py"}),
         ("watchfiles", {"source/watching.py"}),
         ("apscheduler", {"daemon/loop.py"}),
     ],

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from reconciler.execution.images import ImageStore
 from reconciler.execution.world import World
 from reconciler.hypervisors import installed
+from reconciler.hypervisors.driver import Taps
 from reconciler.hypervisors.drivers import make_drivers, observe_all
 from reconciler.model.observed import Unknown, VmState
 from reconciler.network.advertising import Advertising
@@ -19,13 +20,13 @@ from reconciler.network.features import Features
 from reconciler.network.firewall import foreign_forward_chains
 from reconciler.network.kernel import KernelNetwork
 from reconciler.network.probing import host_addresses, probe
-from reconciler.network.tun import open_tap, reattach_tap
+from reconciler.network.tun import open_tap, own_tap, reattach_tap
 from reconciler.paths import RunPaths, StatePaths
 
 
 def open_world(state: StatePaths, run: RunPaths) -> World:
     """The host this process runs on, in the network namespace it is in."""
-    drivers = make_drivers(run, open_tap=open_tap, reattach_tap=reattach_tap)
+    drivers = make_drivers(run, state.jails, Taps(open_tap, reattach_tap, own_tap))
 
     async def observe_vms() -> Mapping[str, VmState | Unknown]:
         return await observe_all(run, drivers)

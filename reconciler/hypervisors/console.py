@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from reconciler.errors import DriverError, MetaldError
 from reconciler.hypervisors import launching, processes
@@ -21,8 +22,9 @@ HOLDER = Path(__file__).with_name("console_holder.py")
 READY_TIMEOUT_S = 20.0
 
 
-async def ensure_holder(paths: VmPaths, *, uid: str, unix_id: int) -> None:
-    """Start the console holder unless it runs, and wait until it is connected.
+async def ensure_holder(paths: VmPaths, *, uid: str, unix_id: int, by_fifos: bool = False) -> None:
+    """Start the console holder unless it runs, and wait until it is connected to the serial port's
+    socket, or ``by_fifos``.
 
     Raises DriverError when it does not get there.
     """
@@ -31,12 +33,14 @@ async def ensure_holder(paths: VmPaths, *, uid: str, unix_id: int) -> None:
             return
         reader, writer = os.pipe()
         try:
-            spec = {
-                "serial": str(paths.serial),
+            spec: dict[str, Any] = {
+                "serial": [str(paths.serial)],
                 "console": str(paths.console),
                 "log": str(paths.console_log),
                 "ready": writer,
             }
+            if by_fifos:
+                spec["serial"] = [str(paths.serial_out), str(paths.serial_in)]
             program = Program(
                 uid=uid,
                 unix_id=unix_id,

@@ -48,16 +48,34 @@ class Log:
             return b""
 
 
+class Fifos:
+    """A serial port that is two FIFOs, used like a connected socket."""
+
+    def __init__(self, out: str, into: str) -> None:
+        self._out = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+        self._into = os.open(into, os.O_WRONLY | os.O_NONBLOCK)
+
+    def fileno(self) -> int:
+        """What to wait for; what cannot be written at once goes with the next that is read."""
+        return self._out
+
+    def recv(self, size: int) -> bytes:
+        """What the guest printed; nothing when the VMM is gone."""
+        return os.read(self._out, size)
+
+    def send(self, data: bytearray) -> int:
+        """How much of it the guest's port took."""
+        return os.write(self._into, data)
+
+
 class Holder:
     """One serial port, one log, any number of attached clients."""
 
-    def __init__(self, serial: str, attach: str, log: str) -> None:
+    def __init__(self, serial: list, attach: str, log: str) -> None:  # type: ignore[type-arg]
         self.selector = selectors.DefaultSelector()
         self.log = Log(log)
         self.backlogs: dict[socket.socket, bytearray] = {}
-        self.guest = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.guest.connect(serial)
-        self.guest.setblocking(False)
+        self.guest = Fifos(*serial) if len(serial) > 1 else _connected(*serial)
         self.to_guest = bytearray()
         self.listener = _listen(attach)
         self.selector.register(self.guest, selectors.EVENT_READ)
@@ -155,6 +173,13 @@ class Holder:
         self.selector.unregister(client)
         del self.backlogs[client]
         client.close()
+
+
+def _connected(path: str) -> socket.socket:
+    guest = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    guest.connect(path)
+    guest.setblocking(False)
+    return guest
 
 
 def _listen(path: str) -> socket.socket:

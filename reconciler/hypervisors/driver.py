@@ -9,6 +9,7 @@ list is ``drivers.observe_all``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from reconciler.model.observed import Unknown, VmState
@@ -18,6 +19,15 @@ OpenTap = Callable[[str], int]
 ReattachTap = Callable[[int, str], None]
 # Makes a tap by name a user's own, so that no capability is needed to open it.
 OwnTap = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """What drivers do with taps, which ``network`` makes."""
+
+    open: OpenTap
+    reattach: ReattachTap
+    own: OwnTap
 
 
 class Driver(Protocol):

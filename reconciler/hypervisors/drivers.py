@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 from reconciler.errors import MetaldError
 from reconciler.hypervisors import folders
-from reconciler.hypervisors.driver import Drivers, OpenTap, ReattachTap
+from reconciler.hypervisors.cloud_hypervisor.driver import CloudHypervisor
+from reconciler.hypervisors.driver import Drivers, Taps
+from reconciler.hypervisors.firecracker.driver import Firecracker
+from reconciler.hypervisors.lifecycle import LifecycleDriver
 from reconciler.hypervisors.qemu.driver import QemuDriver
 from reconciler.hypervisors.simulated import SimulatedDriver
 from reconciler.model.observed import Unknown, VmState
@@ -17,10 +21,15 @@ from reconciler.paths import RunPaths
 _LOOKS_AT_ONCE = 64
 
 
-def make_drivers(run: RunPaths, *, open_tap: OpenTap, reattach_tap: ReattachTap) -> Drivers:
-    """Every hypervisor this version drives."""
+def make_drivers(run: RunPaths, jails: Path, taps: Taps) -> Drivers:
+    """Every hypervisor this version drives; ``jails``: where Firecracker's are made."""
+    own, reattach = taps.own, taps.reattach
+    firecracker = Firecracker(run, jails, own_tap=own, reattach_tap=reattach)
+    cloud = CloudHypervisor(run, own_tap=own, reattach_tap=reattach)
     return {
-        "qemu": QemuDriver(run, open_tap=open_tap, reattach_tap=reattach_tap),
+        "qemu": QemuDriver(run, open_tap=taps.open, reattach_tap=reattach),
+        "firecracker": LifecycleDriver(run, firecracker),
+        "cloud-hypervisor": LifecycleDriver(run, cloud),
         "simulated": SimulatedDriver(run),
     }
 

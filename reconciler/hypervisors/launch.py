@@ -95,6 +95,9 @@ def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plai
     os.setsid()
     script = runpy.run_path(spec["script"]) if spec["script"] else None
     _redirect(spec["log"])
+    for stream, descriptor in spec["streams"].items():
+        os.dup2(descriptor, int(stream))
+        os.close(descriptor)
     for procs in spec["cgroups"]:
         with open(procs, "w") as stream:
             stream.write(str(os.getpid()))
@@ -103,7 +106,7 @@ def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plai
     _record(spec["record"], spec["uid"])
     os.umask(0o077)
     os.chdir(spec["folder"])
-    _drop_privileges(spec["unix_id"], spec["groups"])
+    _drop_privileges(spec["unix_id"], spec["groups"], spec["retain"])
     os.write(starter, BEGUN)
     if script is None:
         os.execve(spec["argv"][0], spec["argv"], spec["environment"])
@@ -140,14 +143,22 @@ def _record(path: str, uid: str) -> None:
     os.rename(temporary, path)
 
 
-def _drop_privileges(unix_id: int, groups: list) -> None:  # type: ignore[type-arg]
+def _drop_privileges(unix_id: int, groups: list, retain: list) -> None:  # type: ignore[type-arg]
+    """Give up everything for good; ``retain``: capabilities of a program that stays root, because
+    it makes a prison that it then enters as ``unix_id`` by itself.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     with open(_LAST_CAPABILITY_FILE) as stream:
         last = int(stream.read())
     for capability in range(last + 1):
-        _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
+        if capability not in retain:
+            _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
     _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     os.setgroups(groups)
+    if retain:
+        # exec gives root what the bounding set has left, capabilities(7).
+        _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        return
     os.setresgid(unix_id, unix_id, unix_id)
     os.setresuid(unix_id, unix_id, unix_id)
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)

@@ -32,7 +32,9 @@ BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 class Program:
     """What the launcher makes of a process. ``limits`` by name in ``resource``.
 
-    ``script``: a Python file whose ``main`` is called instead of exec'ing ``argv``.
+    ``script``: a Python file whose ``main`` is called instead of exec'ing ``argv``. ``streams``:
+    inherited descriptors that become its standard streams. ``retain``: numbers of capabilities
+    with which it stays root, for a jailer, which takes the unix id by itself.
     """
 
     uid: str
@@ -46,6 +48,8 @@ class Program:
     limits: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     script: Path | None = None
+    streams: Mapping[int, int] = field(default_factory=dict)
+    retain: tuple[int, ...] = ()
 
     def to_json(self, keep: Sequence[int]) -> str:
         """As the launcher reads it; ``keep``: the numbers of the descriptors it inherits."""
@@ -62,6 +66,8 @@ class Program:
             "cgroups": [str(path) for path in self.cgroups],
             "limits": dict(self.limits),
             "environment": dict(self.environment),
+            "streams": dict(self.streams),
+            "retain": list(self.retain),
         }
         return json.dumps(data)
 

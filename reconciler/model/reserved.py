@@ -34,9 +34,7 @@ RESERVED_FIELDS: Mapping[str, frozenset[str]] = {
 }
 
 # Values that `metald/v1` knows for a field, beyond those this version takes.
-RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
-    ("VM", "spec.hypervisor"): frozenset({"firecracker", "cloud-hypervisor"}),
-}
+RESERVED_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
 
 # Controls of a policy, by their path in it, with the values that nothing here enforces yet. What
 # a profile of metald's own says is not meant: it holds where nobody gives a value.

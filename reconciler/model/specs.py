@@ -45,7 +45,7 @@ _NOTHING = (None, None, None, None)
 
 Power = Literal["running", "paused", "stopped"]
 Restart = Literal["always", "on-failure", "never"]
-HypervisorName = Literal["qemu", "simulated"]
+HypervisorName = Literal["qemu", "firecracker", "cloud-hypervisor", "simulated"]
 Machine = Literal["auto", "q35", "microvm"]
 
 

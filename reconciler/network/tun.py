@@ -20,6 +20,7 @@ TUN_DEVICE = "/dev/net/tun"
 VNET_HEADER_BYTES = 12  # struct virtio_net_hdr_v1, what QEMU negotiates
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
+_TUNSETOWNER = 0x400454CC
 _TUNGETIFF = 0x800454D2
 _TUNGETVNETHDRSZ = 0x800454D7
 _TUNSETVNETHDRSZ = 0x400454D8
@@ -39,6 +40,21 @@ def open_tap(name: str) -> int:
     Raises MetaldError when the tap cannot be attached (EBUSY: another VMM has it open).
     """
     return _attached(_open_device(), name, persist=True)
+
+
+def own_tap(name: str, unix_id: int) -> None:
+    """Make an existing tap a user's own, who may then open it by name without a capability
+    (tun_not_capable in drivers/net/tun.c). Raises MetaldError when it cannot be attached.
+    """
+    descriptor = open_tap(name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOWNER, unix_id)
+    except OSError as error:
+        raise TransientError(
+            f"the tap cannot be given to user {unix_id}: {error.strerror}", subject=name
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def reattach_tap(pid: int, name: str) -> None:

@@ -97,11 +97,11 @@ def test_the_drawing_shows_exactly_the_table() -> None:
 
 
 def test_the_page_shows_the_capabilities_as_they_are() -> None:
-    rows = {
-        cells[0]: cells[1:]
-        for line in PAGE.read_text().splitlines()
-        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[1:]
-    }
+    rows: dict[str, list[str]] = {}
+    for line in PAGE.read_text().splitlines():
+        first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if cells:
+            rows.setdefault(first, cells)
     names = rows[""]
     assert names == list(HYPERVISORS)
     for capability in Capability:

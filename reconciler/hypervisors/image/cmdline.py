@@ -22,7 +22,8 @@ def kernel_cmdline(
 ) -> str:
     """The words for one VM. ``name``: ``tenant/vm``; ``extra``: the spec's own words, last.
 
-    ``machine``: microvm finds its devices through ACPI, q35 over PCI; both need no word.
+    ``machine``: microvm finds its devices through ACPI, q35 over PCI; both need no word. For other
+    hypervisors their name.
     """
     words = [*_COMMON, f"metald.name={name}", f"metald.gw={GATEWAY}"]
     words += [
@@ -33,6 +34,9 @@ def kernel_cmdline(
         words.append(f"metald.dns={','.join([*resolvers][:_RESOLVERS])}")
     if machine == "microvm":
         words.append("reboot=t")
+    if machine == "firecracker":
+        # Its process ends on a CPU reset by the keyboard controller, and has no pvpanic.
+        words += ["reboot=k", "panic=1"]
     if extra:
         words.append(extra)
     return " ".join(words)

@@ -1,0 +1,1 @@
+"""Cloud Hypervisor: one VMM process per VM, behind seccomp and Landlock."""

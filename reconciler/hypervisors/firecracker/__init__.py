@@ -1,0 +1,1 @@
+"""Firecracker: one VMM process per VM, in a jail of its own."""
