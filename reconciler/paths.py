@@ -191,9 +191,14 @@ class RunPaths:
         """What the probe for KVM found in this boot of the host."""
         return self.root / "accelerator.json"
 
+    @property
+    def turns(self) -> Path:
+        """A lock per VM (root only)."""
+        return self.root / "turns"
+
     def turn(self, uid: str) -> Path:
-        """Held with flock by whoever acts on the VM with this uid (the folder is root's)."""
-        return self.root / "turns" / uid
+        """Held with flock by whoever acts on the VM with this uid."""
+        return self.turns / uid
 
     def vm(self, uid: str) -> VmPaths:
         """The run folder of the VM with this uid."""

@@ -19,6 +19,8 @@ def remove_run_folder(run: RunPaths) -> None:
     if run.names.is_dir():
         shutil.rmtree(run.names)
     _remove_if_empty(run.vms)
+    if run.turns.is_dir() and not run.vms.exists():  # else somebody may act on what is left
+        shutil.rmtree(run.turns)
     if run.records.is_dir() and not run.vms.exists():  # else they tell of VMs of another state
         shutil.rmtree(run.records)
     _remove_if_empty(run.root)
@@ -32,6 +34,8 @@ def remove_state_folder(state: StatePaths) -> None:
     for folder in (state.images, state.sources):
         if folder.is_dir():
             shutil.rmtree(folder)
+    for folder in (*(state.jails.iterdir() if state.jails.is_dir() else ()), state.jails):
+        _remove_if_empty(folder)
     state.features.unlink(missing_ok=True)
     state.lock.unlink(missing_ok=True)
     _remove_if_empty(state.root)

@@ -16,6 +16,7 @@ from typing import Any
 
 from reconciler import files
 from reconciler.errors import MetaldError, UnknownStateError
+from reconciler.hypervisors import turns
 from reconciler.hypervisors.processes import read_boot_id
 from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import RunPaths, VmPaths
@@ -126,6 +127,7 @@ def sweep(run: RunPaths) -> None:
         for entry in run.vms.iterdir():
             if entry.name.startswith(_DEBRIS):
                 _discard(entry)
+    turns.sweep(run)
 
 
 def _discard(folder: Path) -> None:

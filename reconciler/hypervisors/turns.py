@@ -76,6 +76,19 @@ def under_way(run: RunPaths, uid: str) -> str:
         os.close(descriptor)
 
 
+def sweep(run: RunPaths) -> None:
+    """Remove the turns of VMs that are no more: who was killed right after a delete left one."""
+    for path in run.turns.iterdir() if run.turns.is_dir() else ():
+        if run.vm(path.name).root.exists():
+            continue
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if _try(descriptor, fcntl.LOCK_EX):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
 async def _locked(path: Path, uid: str) -> int:
     deadline = asyncio.get_running_loop().time() + TURN_TIMEOUT_S
     try:

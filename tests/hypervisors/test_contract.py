@@ -439,9 +439,20 @@ def test_a_half_made_folder_is_swept_and_never_seen(folder: Path) -> None:
     run = RunPaths(folder / "run")
     (run.vms / ".half.new" / "io").mkdir(parents=True)
     (run.vms / ".half.gone").mkdir()
+    run.turns.mkdir()
+    run.turn("gone").touch()
     assert folders.uids(run) == ()
     folders.sweep(run)
-    assert list(run.vms.iterdir()) == []
+    assert list(run.vms.iterdir()) == [] == list(run.turns.iterdir())
+
+
+async def test_a_turn_that_is_taken_is_not_swept(folder: Path) -> None:
+    run = RunPaths(folder / "run")
+    async with turns.taken(run, UID):
+        folders.sweep(run)
+        turns.sweep(run)
+        assert run.turn(UID).exists()
+    assert not run.turn(UID).exists()
 
 
 def test_every_driver_has_its_capabilities(folder: Path) -> None:
