@@ -29,6 +29,7 @@ echo all there
 """
 # Order, isolation, drift and rules between networks, with packets: a part of each file.
 PART = (
+    "tests/network/test_bridged.py",
     "tests/network/test_kernel.py",
     "tests/network/test_packets.py",
     "tests/network/test_probing.py",
@@ -36,8 +37,10 @@ PART = (
 )
 KEYWORDS = (
     "zone or is_not_held or raised_ports or loading_again or opens or cuts or foreign_tables "
-    "or each_is_seen"
+    "or each_is_seen or counted_by_the_bridge or find_and_reach"
 )
+# Fragments and connections on a segment need bridges that track connections, as there.
+MATRIX = "tests/security/test_matrix.py"
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +64,13 @@ def test_a_part_of_the_network_suite_passes_there(modern: Kernel, tmp_path: Path
     ended = run_inside(modern, tmp_path, command, timeout_s=480)
     assert ended.code == 0, ended.output[-6000:]
     print(ended.output.splitlines()[-1])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+def test_the_attack_matrix_on_a_segment_holds_there(modern: Kernel, tmp_path: Path) -> None:
+    what = f"-o timeout=1800 -k every_attack_is_stopped {MATRIX}"
+    command = f".venv/bin/python -m pytest -q -s -p no:cacheprovider {what}"
+    ended = run_inside(modern, tmp_path, command, timeout_s=2300)
+    print(ended.output)
+    assert ended.code == 0, ended.output[-6000:]

@@ -56,8 +56,8 @@ class Attack:
     control tells, where it is not all of them. ``also``: controls that may tell of some as well.
     ``answered``: the host may tell the sender that there is no such way. ``bridged``: outcomes that
     are others on a segment, and ``untracked``, those where bridges do not track connections: then
-    fragments are blocked. ``modes``: where it can be tried. ``spreads``: on a segment some of it
-    comes to the neighbour, up to its rate.
+    fragments are blocked. ``modes``: where it can be tried. ``spreads``: on a segment it, or of
+    a flood what is within its rate, may come to the neighbour.
     """
 
     name: str
@@ -304,11 +304,11 @@ def routed_through(kind: int) -> Build:
     return frames
 
 
-def in_pieces(*, back: int) -> Build:
+def in_pieces(*, back: int, length: int = 96, cut: int = 48) -> Build:
     def frames(scene: Scene) -> list[Any]:
         packet = IPv6(src=scene.attacker.address, dst=scene.neighbour.address)
         # Whole at the front, so that a fragment which got through alone is seen.
-        return in_fragments(scene, rebuilt(packet / data(scene, length=96)), cut=48, back=back)
+        return in_fragments(scene, rebuilt(packet / data(scene, length=length)), cut=cut, back=back)
 
     return frames
 
@@ -433,8 +433,11 @@ ATTACKS = (
     Attack("chain of 5", in_chain(5), by("extension", "chain", PASSES, "chain")),
     Attack("chain of 8", in_chain(8), by("extension", "chain", PASSES, "chain")),
     Attack("chain of 9", in_chain(9), by("extension", "chain", "chain", "chain")),
-    Attack("fragments", in_pieces(back=0), by("fragment", PASSES, PASSES, PASSES),
-           untracked=everywhere("fragment")),
+    Attack("fragments", in_pieces(back=0, length=2000, cut=1232),
+           by("fragment", PASSES, PASSES, PASSES), untracked=everywhere("fragment")),
+    # A bridge makes no fragments below what every link carries (br_ip6_fragment).
+    Attack("small fragments", in_pieces(back=0), by("fragment", PASSES, PASSES, PASSES),
+           bridged=by("fragment", KERNEL, KERNEL, KERNEL), untracked=everywhere("fragment")),
     Attack("overlapping fragments", in_pieces(back=16), by("fragment", KERNEL, KERNEL, KERNEL),
            untracked=everywhere("fragment")),
     Attack("another tenant", towards(lambda s: s.victim.address), everywhere("tenant")),
@@ -460,8 +463,9 @@ ATTACKS = (
            by("bogon", "tenant", "tenant", "bogon")),
     Attack("all nodes", towards(always(ALL_NODES), to=MULTICAST_MAC), everywhere("host"),
            bridged=everywhere(PASSES), also=frozenset({"host"})),
+    # On a segment it goes to all until it is known who listens, and then to those.
     Attack("a site's multicast", towards(always("ff05::1:3"), to=MULTICAST_MAC),
-           everywhere(KERNEL), bridged=everywhere(PASSES)),
+           everywhere(KERNEL), spreads=True),
     Attack("error about a stranger's flow", false_error, everywhere("tenant")),
     Attack("the host's port by fe80::1", towards(always("fe80::1"), port=22),
            everywhere("host")),
