@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ from reconciler.model.specs import (
     Tenant,
     Vm,
 )
+from reconciler.model.survey import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Fleet:
     the last good content and none of them may be deleted (DESIGN.md, bad files).
     ``interface_uids``: who an interface is, by VM and network, where it comes back as it was
     (an undo): the names it was derived from may be others' by now.
+    ``survey``: of its VMs; added up from ``surveys`` of parts where the caller has them.
     """
 
     tenants: Mapping[ResourceAddress, Tenant]
@@ -41,6 +43,13 @@ class Fleet:
     security_profiles: Mapping[ResourceAddress, SecurityProfile]
     frozen_tenants: frozenset[str] = field(default_factory=frozenset)
     interface_uids: Mapping[tuple[ResourceAddress, str], str] = field(default_factory=dict)
+    surveys: InitVar[Iterable[Survey] | None] = None
+    survey: Survey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self, surveys: Iterable[Survey] | None) -> None:
+        """Survey the VMs."""
+        made = Survey.of(self.vms.items()) if surveys is None else Survey.together(surveys)
+        object.__setattr__(self, "survey", made)
 
     def __len__(self) -> int:
         """Number of resources declared."""
@@ -66,8 +75,9 @@ class Fleet:
         documents: Iterable[tuple[ResourceAddress, AnyDocument]],
         *,
         frozen_tenants: frozenset[str] = frozenset(),
+        surveys: Iterable[Survey] | None = None,
     ) -> Fleet:
-        """As ``of``, of documents with their addresses."""
+        """As ``of``, of documents with their addresses; ``surveys`` of the files they are from."""
         by_kind: dict[type[AnyDocument], dict[ResourceAddress, Any]] = defaultdict(dict)
         for address, document in sorted(documents, key=itemgetter(0)):
             by_kind[type(document)][address] = document
@@ -80,4 +90,5 @@ class Fleet:
             price_plans=MappingProxyType(by_kind[PricePlan]),
             security_profiles=MappingProxyType(by_kind[SecurityProfile]),
             frozen_tenants=frozen_tenants,
+            surveys=surveys,
         )

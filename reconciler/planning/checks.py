@@ -6,9 +6,8 @@ Pure; positions are added by ``source``. Works on what the specs say alone, so t
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 
 from reconciler.model.addresses import (
@@ -21,14 +20,15 @@ from reconciler.model.addresses import (
 from reconciler.model.fleet import Fleet
 from reconciler.model.identity import RESERVED_INTERFACE_IDS
 from reconciler.model.quantities import format_size
-from reconciler.model.specs import AnyDocument, Quota
+from reconciler.model.specs import Quota, Vm
+from reconciler.model.survey import Placed, Used
 from reconciler.planning.bridge_checks import check_bridges
 from reconciler.planning.findings import Finding, PathPart, unknown
 from reconciler.planning.hypervisor_checks import check_hypervisor
 from reconciler.planning.outside_checks import check_outside
-from reconciler.planning.resolution.renames import check_renames, documents_beside_vms
+from reconciler.planning.resolution.renames import check_renames, may_be_renamed
 from reconciler.planning.rule_checks import check_rules
-from reconciler.planning.security_checks import Placed, check_security
+from reconciler.planning.security_checks import check_security
 
 _DOCUMENTATION = IPv6Network("2001:db8::/32")
 _REFUSED = {
@@ -43,19 +43,25 @@ _TENANT_LENGTHS = (48, 56)
 _NETWORK_LENGTH = 64
 
 
-def check(fleet: Fleet) -> tuple[Finding, ...]:
-    """Everything wrong with the fleet, in a stable order."""
-    vms = _survey(fleet)
+def check(fleet: Fleet, alone: Iterable[Finding] | None = None) -> tuple[Finding, ...]:
+    """Everything wrong with the fleet, in a stable order.
+
+    ``alone``: as ``check_alone`` of all VMs, where the caller has it.
+    """
+    if alone is None:
+        alone = check_alone(fleet.vms.items())
+    vms = fleet.survey
     found = [
         *_references(fleet),
-        *vms.findings,
+        *alone,
+        *_dangling(fleet),
         *_price_plans(fleet),
         *_prefixes(fleet, vms.delegated),
         *_overlaps(fleet, vms.delegated),
         *_static_addresses(fleet, vms.static),
         *_quotas(fleet, vms.used),
         *_hosts(fleet),
-        *check_renames(fleet, [*documents_beside_vms(fleet), *vms.renamed]),
+        *check_renames(fleet, may_be_renamed(fleet)),
         *check_rules(fleet),
         *check_outside(fleet),
         *check_bridges(fleet),
@@ -64,59 +70,29 @@ def check(fleet: Fleet) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda entry: (entry.resource, str(entry.path))))
 
 
-@dataclass(slots=True)
-class _Used:
-    """What a tenant's VMs take together; memory in bytes."""
-
-    vms: int = 0
-    vcpus: int = 0
-    memory: int = 0
+def check_alone(vms: Iterable[tuple[ResourceAddress, Vm]]) -> Iterator[Finding]:
+    """What is wrong with each VM, whatever else is declared."""
+    for address, vm in vms:
+        yield from check_hypervisor(address, vm.spec)
 
 
-@dataclass(slots=True)
-class _Survey:
-    """All VMs looked at once: wrong references, interfaces with an address, a prefix or controls of
-    their own (the VM, its tenant, which one), what each tenant uses, and which VMs are renamed.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    static: list[Placed] = field(default_factory=list)
-    delegated: list[Placed] = field(default_factory=list)
-    secured: list[Placed] = field(default_factory=list)
-    renamed: list[AnyDocument] = field(default_factory=list)
-    used: dict[str, _Used] = field(default_factory=lambda: defaultdict(_Used))
-
-
-def _survey(fleet: Fleet) -> _Survey:
-    names: dict[str, set[str]] = defaultdict(set)
-    for network in fleet.networks.values():
-        names[network.metadata.tenant].add(network.metadata.name)
+def _dangling(fleet: Fleet) -> Iterator[Finding]:
+    """VMs of tenants that are not declared, and interfaces in networks that are not."""
+    survey = fleet.survey
     tenants = {tenant.metadata.name for tenant in fleet.tenants.values()}
-    found = _Survey()
+    networks = {(n.metadata.tenant, n.metadata.name) for n in fleet.networks.values()}
+    if survey.used.keys() <= tenants and survey.networks <= networks:
+        return
     for address, vm in fleet.vms.items():
-        spec, tenant = vm.spec, vm.metadata.tenant
-        used = found.used[tenant]
-        used.vms += 1
-        used.vcpus += spec.vcpus
-        used.memory += spec.memory
-        found.findings.extend(check_hypervisor(address, spec))
+        tenant = vm.metadata.tenant
         if tenant not in tenants:
-            found.findings.append(_no_tenant(fleet, address, tenant))
-        if vm.metadata.renamed_from is not None:
-            found.renamed.append(vm)
-        for index, interface in enumerate(spec.interfaces):
-            if interface.network not in names[tenant]:
+            yield _no_tenant(fleet, address, tenant)
+        for index, interface in enumerate(vm.spec.interfaces):
+            if (tenant, interface.network) not in networks:
                 path = ("spec", "interfaces", index, "network")
                 own = [a for a in fleet.networks if tenant_of(a) == tenant]
                 target = network_address(tenant, interface.network)
-                found.findings.append(unknown(address, path, target, own))
-            if interface.address != "auto":
-                found.static.append((address, tenant, index, interface))
-            if isinstance(interface.prefix, IPv6Network):
-                found.delegated.append((address, tenant, index, interface))
-            if interface.controls is not None:
-                found.secured.append((address, tenant, index, interface))
-    return found
+                yield unknown(address, path, target, own)
 
 
 def _references(fleet: Fleet) -> Iterator[Finding]:
@@ -260,11 +236,11 @@ def _static_addresses(fleet: Fleet, static: Iterable[Placed]) -> Iterator[Findin
         owners.setdefault(address, vm)
 
 
-def _quotas(fleet: Fleet, used_by: Mapping[str, _Used]) -> Iterator[Finding]:
+def _quotas(fleet: Fleet, used_by: Mapping[str, Used]) -> Iterator[Finding]:
     networks = Counter(network.metadata.tenant for network in fleet.networks.values())
     for tenant in fleet.tenants.values():
         name = tenant.metadata.name
-        used = used_by.get(name, _Used())
+        used = used_by.get(name, Used())
         totals = {
             "vms": used.vms,
             "vcpus": used.vcpus,

@@ -16,7 +16,8 @@ from reconciler.model.addresses import ResourceAddress, network_address, tenant_
 from reconciler.model.fleet import Fleet
 from reconciler.model.reserved import NOT_YET, REMOVE_HINT, is_reserved_control
 from reconciler.model.security import PROFILES
-from reconciler.model.specs import SHORT_LIMITS, Interface, Network
+from reconciler.model.specs import SHORT_LIMITS, Network
+from reconciler.model.survey import Placed
 from reconciler.planning.compliance import open_egress, weaknesses
 from reconciler.planning.findings import Defect, Finding, PathPart
 from reconciler.planning.resolution.control_values import (
@@ -33,9 +34,6 @@ from reconciler.planning.resolution.security import (
     network_policy,
     profile_policy,
 )
-
-# The VM, its tenant, the interface's position, and the interface.
-Placed = tuple[ResourceAddress, str, int, Interface]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,17 @@ empty fleet. Called by ``cli`` and the daemon; ``fallback`` builds on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from reconciler.errors import MetaldError, Problem, SpecError
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.fleet import Fleet
-from reconciler.model.specs import AnyDocument, Image
-from reconciler.planning.checks import check
+from reconciler.model.specs import AnyDocument, Image, Vm
+from reconciler.model.survey import Survey
+from reconciler.planning.checks import check, check_alone
 from reconciler.planning.findings import Finding
 from reconciler.source.content import Content, Contents, named
 from reconciler.source.kept import KeptDocuments
@@ -47,17 +49,24 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file. ``key``: its path inside the tree, the same wherever the tree lies."""
+    """One file. ``key``: its path inside the tree, the same wherever the tree lies.
+
+    ``survey`` of its VMs, ``alone``: what is wrong with each of them, whatever others declare.
+    """
 
     path: Path
     key: str
     content: Content
     entries: tuple[Entry, ...]
+    survey: Survey
+    alone: tuple[Finding, ...]
 
     @staticmethod
     def of(path: Path, key: str, content: Content) -> SourceFile:
         """The file with its documents, the paths in them made absolute."""
-        return SourceFile(path, key, content, tuple(_entries(path, content)))
+        entries = tuple(_entries(path, content))
+        vms = [(e.address, e.document) for e in entries if isinstance(e.document, Vm)]
+        return SourceFile(path, key, content, entries, Survey.of(vms), tuple(check_alone(vms)))
 
     @property
     def name(self) -> str:
@@ -190,7 +199,7 @@ def root_of(path: Path) -> Path:
 def as_they_are(files: list[SourceFile]) -> Combined:
     """All files together, with every problem. Raises MetaldError when they declare nothing."""
     own = [problem for file in files for problem in file.problems]
-    combined = combine(entry for file in files for entry in file.entries)
+    combined = combine((entry for file in files for entry in file.entries), files)
     found = combined.loaded
     if not (len(found.fleet) or own):
         raise MetaldError(
@@ -205,8 +214,11 @@ def as_they_are(files: list[SourceFile]) -> Combined:
     )
 
 
-def combine(entries: Iterable[Entry]) -> Combined:
-    """Build the fleet and check it; of an address declared twice the first counts."""
+def combine(entries: Iterable[Entry], files: Sequence[SourceFile] = ()) -> Combined:
+    """Build the fleet and check it; of an address declared twice the first counts.
+
+    ``files``: those that the entries are all of, if they are so.
+    """
     places: dict[ResourceAddress, Place] = {}
     documents: list[tuple[ResourceAddress, AnyDocument]] = []
     problems: list[Problem] = []
@@ -219,8 +231,11 @@ def combine(entries: Iterable[Entry]) -> Combined:
             continue
         places[entry.address] = entry.place
         documents.append((entry.address, entry.document))
-    bare = Loaded(Fleet.of_addressed(documents), places)
-    findings = check(bare.fleet)
+    # What is declared twice is counted twice in the files.
+    counted = files and not twice
+    surveys = [file.survey for file in files] if counted else None
+    bare = Loaded(Fleet.of_addressed(documents, surveys=surveys), places)
+    findings = check(bare.fleet, chain(*(file.alone for file in files)) if counted else None)
     problems += [bare.problem_of(entry) for entry in findings if entry.severity == "error"]
     warnings = [bare.problem_of(entry) for entry in findings if entry.severity == "warning"]
     loaded = Loaded(bare.fleet, places, tuple(sorted(set(problems))), tuple(sorted(warnings)))

@@ -34,6 +34,12 @@ def documents_beside_vms(fleet: Fleet) -> Iterator[AnyDocument]:
         yield from part.values()
 
 
+def may_be_renamed(fleet: Fleet) -> Iterator[AnyDocument]:
+    """Every document that may say what it was named before."""
+    yield from documents_beside_vms(fleet)
+    yield from fleet.survey.renamed
+
+
 def source_of(document: AnyDocument) -> ResourceAddress | None:
     """The address a document says it had before, None when it says nothing."""
     if document.metadata.renamed_from is None:
@@ -74,11 +80,8 @@ def renames_of(
     moves: dict[ResourceAddress, ResourceAddress] = {}
     findings: list[Finding] = []
     tenants = _renamed_tenants(fleet, ledger)
-    documents: Iterable[AnyDocument] = all_documents(fleet)
-    if not tenants:
-        # Only who says so has another name on record.
-        documents = [d for d in documents if d.metadata.renamed_from is not None]
-    for document in documents:
+    # Unless its tenant has, only who says so has another name on record.
+    for document in all_documents(fleet) if tenants else may_be_renamed(fleet):
         address, source = document.address, source_of(document)
         # Its own rename may be done already, and the tenant's not.
         names = (address,) if source is None else (source, address)

@@ -168,12 +168,13 @@ def _reserve_statics(work: Work) -> None:
         for document in prefixed
         if isinstance(document.spec.prefix, IPv6Network)
     )
-    for vm in work.fleet.vms.values():
-        for interface in vm.spec.interfaces:
-            if interface.address != "auto":
-                work.static_addresses.add(str(interface.address))
-            if isinstance(interface.prefix, IPv6Network):
-                work.static.append(interface.prefix)
+    survey = work.fleet.survey
+    work.static_addresses.update(str(interface.address) for *_, interface in survey.static)
+    work.static.extend(
+        interface.prefix
+        for *_, interface in survey.delegated
+        if isinstance(interface.prefix, IPv6Network)
+    )
 
 
 def _tenant(work: Work, tenant: Tenant) -> None:
