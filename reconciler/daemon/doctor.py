@@ -13,6 +13,7 @@ from reconciler import commands
 from reconciler.errors import MetaldError
 from reconciler.execution.lock import current_holder
 from reconciler.hypervisors import cgroups, installed
+from reconciler.hypervisors.cloud_hypervisor import landlock
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
 from reconciler.model.features import FEATURES, Feature
 from reconciler.model.hypervisors import HYPERVISORS, Capability
@@ -68,8 +69,17 @@ def _hypervisors() -> Iterator[Checked]:
         can = ", ".join(capability for capability in Capability if known.can(capability))
         try:
             yield Checked(check, "ok", f"{installed.version(known)}; can: {can}")
+            if name == "cloud-hypervisor":
+                yield _landlock()
         except MetaldError as error:
             yield Checked(check, "fail", f"does not tell its version: {error}", error.hint)
+
+
+def _landlock() -> Checked:
+    if landlock.is_here():
+        return Checked("landlock", "ok", landlock.told())
+    return Checked("landlock", "warn", f"{landlock.told()}: its VMs run without",
+                   "Linux 6.2 with CONFIG_SECURITY_LANDLOCK, and landlock in lsm=")  # fmt: skip
 
 
 def _programs() -> Iterator[Checked]:

@@ -76,8 +76,16 @@ def _write(descriptor: int, entries: list[_Entry]) -> None:
         os.removexattr(descriptor, _NAME)
         os.chmod(descriptor, mode & ~0o070 | group << 3)
         return
-    whole = sorted([*entries, (_MASK, 7, _NOBODY)])
+    whole = sorted([*entries, (_MASK, _mask(entries), _NOBODY)])
     os.setxattr(descriptor, _NAME, _VERSION + b"".join(_ENTRY.pack(*e) for e in whole))
+
+
+def _mask(entries: list[_Entry]) -> int:
+    """What the group and the named together have."""
+    mask = 0
+    for kind, perm, _ in entries:
+        mask |= perm if kind in {_USER, _GROUP} else 0
+    return mask
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from reconciler import commands
-from reconciler.hypervisors import vmm
+from reconciler.hypervisors import devices, vmm
+from reconciler.hypervisors.cloud_hypervisor import driver as cloud
 from reconciler.model.hypervisors import HYPERVISORS
 from tests.hypervisors import vmm_stub
 from tests.hypervisors.vmm_stub import Document
@@ -51,7 +52,9 @@ def on_path(hypervisor: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
         (folder / f"{hypervisor}.json").write_text(data)
         monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
         if not vmm.KVM_DEVICE.exists():
+            # The stub needs none; what is asked of the rest stays as it is.
             monkeypatch.setattr(vmm, "KVM_DEVICE", Path(os.devnull))
+            monkeypatch.setattr(cloud, "DEVICES", (devices.TUN,))
         yield True
     finally:
         shutil.rmtree(folder)

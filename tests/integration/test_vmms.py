@@ -50,6 +50,7 @@ def test_a_fleet_on_both_from_apply_to_destroy(equipped: Host, minimal_image: Pa
     doctor = {entry["check"]: entry for entry in host.json("doctor", expect=doctor_says)["items"]}
     for hypervisor in NAMES.values():
         assert doctor[f"hypervisor {hypervisor}"]["level"] == "ok"
+    assert "Landlock (ABI" in doctor["landlock"]["found"]
 
     # A tap that is gone is given back to the process that has it.
     for status in first.values():

@@ -47,7 +47,7 @@ _PHASES: Final[Mapping[str, VmPhase]] = {
     "Paused": VmPhase.PAUSED,
     "Shutdown": VmPhase.OFF,
 }
-_DEVICES: Final = (devices.KVM, devices.TUN)
+DEVICES: Final = (devices.KVM, devices.TUN)
 _EVENTS_LIMIT_BYTES: Final = 1 << 20
 
 
@@ -77,7 +77,7 @@ class CloudHypervisor(Vmm):
             if lock is None:
                 raise UnknownStateError("its lock is held by somebody else", subject=launch.vm)
             clear_remains(paths, besides=(paths.api, paths.vmm_events))
-            for device in _DEVICES:
+            for device in DEVICES:
                 devices.allow(device, launch.unix_id)
             for interface in launch.interfaces:
                 self.own_tap(interface.tap, launch.unix_id)
@@ -159,7 +159,7 @@ class CloudHypervisor(Vmm):
         """The rights of its user to devices; all else lies in the run folder."""
         record = folders.read(self.run.vm(uid))
         if record is not None:
-            for device in _DEVICES:
+            for device in DEVICES:
                 devices.withdraw(device, record.launch.unix_id)
 
     async def metrics(self, uid: str) -> Mapping[str, int]:
