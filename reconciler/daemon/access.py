@@ -18,10 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reconciler.daemon import adopting
 from reconciler.daemon.client import connect_or_none
 from reconciler.daemon.desired import Location, Source
-from reconciler.daemon.holding import hold
 from reconciler.daemon.replies import addresses, limit, plan_hash, refuse_unknown
 from reconciler.errors import MetaldError
 from reconciler.execution.copies import Copies
@@ -72,6 +70,8 @@ async def perform(
                     operation, {**arguments, "ticket": ticket}, on_progress=on_progress
                 )
         return {**reply.result, "exitCode": reply.exit_code, "daemon": True}
+    from reconciler.daemon.holding import hold  # noqa: PLC0415 - looks need no operations
+
     with hold(settings) as held:
         operations = held.operations()
         with _stopped_by_signals(operations.stopping.ask, on_progress):
@@ -238,6 +238,9 @@ async def plan_now(settings: Settings, arguments: Mapping[str, Any]) -> Planned:
 
 async def adoption_now(settings: Settings, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an adoption with these arguments would put on record now (`Operations.adopt`)."""
+    from reconciler.daemon import adopting  # noqa: PLC0415 - looks need no adoption
+    from reconciler.daemon.holding import hold  # noqa: PLC0415
+
     state, run = StatePaths(settings.state_dir), RunPaths(settings.run_dir)
     client = await connect_or_none(run.control)
     if client is not None:
@@ -276,6 +279,8 @@ async def _plan(settings: Settings, request: Request, *, offline: bool) -> Plann
             return _plan_offline(state, reader, request)
         if reader.exists:
             return await _planned(Survey(open_world(state, run), reader), request)
+    from reconciler.daemon.holding import hold  # noqa: PLC0415 - only here
+
     # The very first look at this host: identities need its secret, which the lock guards.
     with hold(settings) as held:
         return await _planned(held.engine.survey, request)

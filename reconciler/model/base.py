@@ -9,7 +9,8 @@ from pydantic.alias_generators import to_camel
 class SpecModel(BaseModel):
     """Base of every spec type: immutable, camelCase keys, unknown keys refused.
 
-    Validators are built when first used: a command pays for the kinds it meets.
+    Validators are built when first used: a command pays for the kinds it meets. A default that is
+    a model is therefore given by ``default_factory``: making it here would build its validator.
     """
 
     model_config = ConfigDict(

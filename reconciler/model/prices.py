@@ -226,7 +226,7 @@ class PriceVersion(SpecModel):
     """
 
     effective_from: Day = Field(description="its first day, in UTC")
-    prices: Prices = Prices()
+    prices: Prices = Field(default_factory=Prices)
     discount: Percent = Field(default=Decimal(0), description="off the meters' sum")
     minimum: Amount = Field(default=Decimal(0), description="per tenant and month")
     cap: Amount | None = Field(default=None, description="per tenant and month")

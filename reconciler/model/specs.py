@@ -95,7 +95,7 @@ class TenantSpec(SpecModel):
     prefix: Prefix6 | Auto = Field(
         default="auto", description="/48 to /56 for the tenant, or auto: allocated once and kept"
     )
-    quota: Quota = Quota()
+    quota: Quota = Field(default_factory=Quota)
     price_plan: Name | None = Field(
         default=None, description="a PricePlan; none: nothing is priced"
     )
@@ -288,7 +288,7 @@ class Tenant(Document):
 
     kind: Literal["Tenant"]
     metadata: Metadata
-    spec: TenantSpec = TenantSpec()
+    spec: TenantSpec = Field(default_factory=TenantSpec)
 
     @property
     def address(self) -> ResourceAddress:
@@ -301,7 +301,7 @@ class Network(Document):
 
     kind: Literal["Network"]
     metadata: TenantedMetadata
-    spec: NetworkSpec = NetworkSpec()
+    spec: NetworkSpec = Field(default_factory=NetworkSpec)
 
     @property
     def address(self) -> ResourceAddress:
@@ -340,7 +340,7 @@ class Host(Document):
 
     kind: Literal["Host"]
     metadata: Metadata
-    spec: HostSpec = HostSpec()
+    spec: HostSpec = Field(default_factory=HostSpec)
 
     @property
     def address(self) -> ResourceAddress:
@@ -366,7 +366,7 @@ class SecurityProfile(Document):
 
     kind: Literal["SecurityProfile"]
     metadata: Metadata
-    spec: SecurityProfileSpec = SecurityProfileSpec()
+    spec: SecurityProfileSpec = Field(default_factory=SecurityProfileSpec)
 
     @property
     def address(self) -> ResourceAddress:
