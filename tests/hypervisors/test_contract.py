@@ -41,7 +41,9 @@ from tests.network.conftest import run_inside
 
 pytestmark = [pytest.mark.vm, pytest.mark.netns]
 MAC = "02:00:00:00:00:01"
-UID = "0123456789abcdef0123456789abcdef"
+# Of this run alone: cgroups and rights to devices are the whole machine's.
+UID = f"{os.getpid():08x}89abcdef0123456789abcdef"
+UNIX_ID = 2_000_000_000 + os.getpid() % 60_000
 ADDRESS = "fd20::5"
 TAPS = Taps(open_tap, reattach_tap, own_tap)
 __all__ = ["minimal_image"]
@@ -66,7 +68,7 @@ class Bench:
             (ADDRESS,), str(identity.link_local_of(MAC)),
         )  # fmt: skip
         self.launch = LaunchSpec(
-            vm_address("a", "b"), UID, 2_000_000_123, hypervisor, machine or "auto", 1, 128 << 20,
+            vm_address("a", "b"), UID, UNIX_ID, hypervisor, machine or "auto", 1, 128 << 20,
             boot, (GuestInterface("lan", self.port.tap, MAC, (ADDRESS,)),),
         )  # fmt: skip
 
