@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from reconciler import files
 from reconciler.cli.output import output_options, print_data
 from reconciler.errors import EXIT_FAILED, MetaldError, Problem
 from reconciler.model.fleet import Fleet
@@ -88,6 +87,8 @@ def schema(kind: str | None, write: Path | None) -> None:
     from reconciler.source.schema import all_schemas, kind_schema  # noqa: PLC0415
 
     if write is not None:
+        from reconciler import files  # noqa: PLC0415 - only here
+
         write.mkdir(parents=True, exist_ok=True)
         for name, document in all_schemas().items():
             files.write_atomic(write / name, json.dumps(document, indent=2) + "\n")

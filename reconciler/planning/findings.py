@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 from reconciler.model.addresses import ResourceAddress
@@ -39,6 +38,8 @@ def unknown(
     resource: ResourceAddress, path: tuple[PathPart, ...], target: str, known: list[ResourceAddress]
 ) -> Finding:
     """A resource names, by a field, what is not declared; the nearest that is, is told."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only what is wrong needs it
+
     near = get_close_matches(target, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "declare it, or correct the name"
     return Finding(resource, path, f"{target} is not declared", hint)

@@ -5,7 +5,6 @@ Pure. Called by ``checks``; works on what the specs say alone.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,6 +147,8 @@ def _profiles(fleet: Fleet) -> Iterator[Finding]:
 def _no_profile(fleet: Fleet, network: Network) -> Finding:
     name = network.spec.security
     known = [*PROFILES, *(p.metadata.name for p in fleet.security_profiles.values())]
+    import difflib  # noqa: PLC0415 - only what is wrong needs it
+
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else "declare it, or write high, medium or low"
     message = f"securityprofile/{name} is not declared"

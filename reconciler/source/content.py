@@ -10,14 +10,17 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from reconciler import collector
 from reconciler.errors import Problem
 from reconciler.model.addresses import ResourceAddress
 from reconciler.model.specs import AnyDocument
-from reconciler.source.kept import KeptDocuments
 from reconciler.source.parse import ParseError, RawDocument, decode, parse
 from reconciler.source.validation import told_address, validated
+
+if TYPE_CHECKING:
+    from reconciler.source.kept import KeptDocuments
 
 MAX_PROBLEMS = 1_000
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reconciler.errors import MetaldError, Problem, SpecError
 from reconciler.model.addresses import ResourceAddress
@@ -19,11 +20,13 @@ from reconciler.model.survey import Survey
 from reconciler.planning.checks import check, check_alone
 from reconciler.planning.findings import Finding
 from reconciler.source.content import Content, Contents, named
-from reconciler.source.kept import KeptDocuments
 from reconciler.source.positions import locate
 from reconciler.source.reading import read_bytes
 from reconciler.source.validation import dotted_path
 from reconciler.source.walk import spec_files
+
+if TYPE_CHECKING:
+    from reconciler.source.kept import KeptDocuments
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Called by ``content``. Names no file: equal content is checked once, wherever it
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -140,6 +139,8 @@ def _wrong_choice(value: object, expected: str) -> tuple[str, str]:
 
 def _nearest(word: str, choices: Iterable[str]) -> str:
     """A hint, empty when nothing is like the word. Comparing long texts would take minutes."""
+    import difflib  # noqa: PLC0415 - only what is wrong needs it
+
     near = difflib.get_close_matches(word[:MAX_SHOWN], choices, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else ""
 

@@ -54,7 +54,7 @@ def paired(
 
 def report(what: str, figure_s: float, floor: str, floor_s: float, goal: str) -> None:
     """Print one row: the figure, the floor's name and time, their ratio, the goal, and whether it
-    is met. ``goal``: a bound of the ratio, like ``<= 1.5``, or ``no goal``.
+    is met. ``goal``: a bound of the ratio, like ``<= 1.5``, or words.
     """
     ratio = figure_s / floor_s
     row = f"{what}: {figure_s:.4g} s; {floor}: {floor_s:.4g} s; ratio {ratio:.3g}"
@@ -62,7 +62,7 @@ def report(what: str, figure_s: float, floor: str, floor_s: float, goal: str) ->
 
 
 def verdict(found: float, goal: str) -> str:
-    """``goal <= 1.5: met``, or ``NOT MET``; ``no goal`` is said as it is."""
+    """``goal <= 1.5: met``, or ``NOT MET``; words are said as they are."""
     if not goal.startswith("<= "):
         return goal
     return f"goal {goal}: {'met' if found <= float(goal.removeprefix('<= ')) else 'NOT MET'}"

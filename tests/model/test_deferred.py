@@ -34,6 +34,14 @@ def test_importing_the_kinds_builds_none_of_them() -> None:
     assert "Network" not in after.split()
 
 
+def test_validating_what_is_right_imports_little() -> None:
+    script = "import sys, reconciler.source.tree, reconciler.cli.validate; print(*sys.modules)"
+    (modules,) = said_by(script)
+    assert "reconciler.planning.checks" in modules.split()
+    assert not {"reconciler.model.ledger", "reconciler.source.kept", "asyncio", "difflib",
+                "tempfile", "jsonschema", "rich"} & {*modules.split()}  # fmt: skip
+
+
 def test_a_look_imports_nothing_that_changes() -> None:
     script = "import sys, reconciler.daemon.access; print(*sorted(sys.modules))"
     (modules,) = said_by(script)

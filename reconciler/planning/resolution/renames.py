@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reconciler.model.addresses import ResourceAddress, tenant_address, tenant_of
 from reconciler.model.fleet import Fleet
-from reconciler.model.ledger import Ledger, Managed
 from reconciler.model.specs import AnyDocument
 from reconciler.planning.findings import Finding
+
+if TYPE_CHECKING:
+    # Checking specs offline needs no ledger.
+    from reconciler.model.ledger import Ledger, Managed
 
 RENAMED_FROM = ("metadata", "renamedFrom")
 
