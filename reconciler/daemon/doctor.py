@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ from reconciler.execution.lock import current_holder
 from reconciler.hypervisors import cgroups, installed
 from reconciler.hypervisors.cloud_hypervisor import landlock
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
+from reconciler.hypervisors.unix_ids import taken_ids
 from reconciler.model.features import FEATURES, Feature
 from reconciler.model.hypervisors import HYPERVISORS, Capability
+from reconciler.model.identity import UNIX_ID_COUNT, UNIX_ID_FIRST
 from reconciler.network import firewall, sysctls
 from reconciler.network.features import probe
 from reconciler.network.kernel import KernelNetwork
@@ -24,7 +27,7 @@ from reconciler.paths import RunPaths, StatePaths
 from reconciler.settings import Settings
 
 Level = Literal["ok", "warn", "fail"]
-_CONTROLLERS = frozenset({"cpu", "memory", "pids", "io"})
+_CONTROLLERS = cgroups.LIMITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ async def examine(settings: Settings) -> list[Checked]:
         *(await _features()),
         *(await _neighbours()),
         _cgroups(),
+        _unix_ids(),
         await _acceleration(state, run),
         *_host_sysctls(),
         _lock(settings, state),
@@ -159,11 +163,31 @@ def _cgroups() -> Checked:
     if missing:
         return Checked(
             "cgroup v2", "warn",
-            f"mounted, without the controllers {', '.join(sorted(missing))}: usage is counted, "
-            "limits cannot be set",
+            f"mounted, without the controllers {', '.join(sorted(missing))}: usage is counted; "
+            f"{_instead(missing)}",
             "boot with systemd.unified_cgroup_hierarchy=1",
         )  # fmt: skip
-    return Checked("cgroup v2", "ok", "cpu, memory, pids and io")
+    return Checked("cgroup v2", "ok", "cpu, memory and pids of each VM are limited")
+
+
+def _instead(missing: AbstractSet[str]) -> str:
+    """What holds a VM where a controller is not there (``hypervisors.cage``)."""
+    stand_ins = {
+        "cpu": "processor time is not limited",
+        "memory": "address space of each process is limited instead of memory",
+        "pids": "processes are limited by user instead",
+    }
+    return ", ".join(stand_ins[name] for name in sorted(missing & stand_ins.keys()))
+
+
+def _unix_ids() -> Checked:
+    """Nobody else may be a user that a VM can be."""
+    last = UNIX_ID_FIRST + UNIX_ID_COUNT - 1
+    clash = next(taken_ids(UNIX_ID_FIRST, last), "")
+    if clash:
+        return Checked("users of VMs", "fail", f"{clash} lies within {UNIX_ID_FIRST} to {last}",
+                       "move it elsewhere: VMs run as users of this range")  # fmt: skip
+    return Checked("users of VMs", "ok", f"{UNIX_ID_FIRST} to {last} are nobody else's")
 
 
 async def _acceleration(state: StatePaths, run: RunPaths) -> Checked:

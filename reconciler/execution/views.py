@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler.execution.state.records import Confirmation, Event, Generations
+from reconciler.hypervisors import cage
 from reconciler.model.addresses import ResourceAddress, kind_of
 from reconciler.model.firewall import isolating
 from reconciler.model.ledger import Isolation, Ledger, Managed, VmRecord
@@ -145,6 +146,14 @@ def _network(seen: Seen, managed: Managed) -> tuple[str, str]:
     return ("False", f"differs: {', '.join(wrong)}") if wrong else ("True", "as declared")
 
 
+def caged(seen: Seen, managed: Managed) -> dict[str, Any] | None:
+    """What holds a VM's VMM, as its kernel says (``hypervisors.cage``); None without a process."""
+    state = seen.observed.vms.get(managed.uid)
+    if not isinstance(state, VmState) or not state.pid:
+        return None
+    return cage.described(managed.uid, state.pid)
+
+
 def description(
     seen: Seen, managed: Managed, events: tuple[Event, ...], foreign: Sequence[str] | Unknown = ()
 ) -> dict[str, Any]:
@@ -168,6 +177,7 @@ def description(
         "hold": None if hold is None else {"owner": hold.owner, "reason": hold.reason},
         "isolation": None if isolation is None else isolation_document(isolation),
         "foreignChains": _chains(managed, foreign),
+        "cage": caged(seen, managed),
         "events": [event.to_json() for event in events if event.resource == managed.address][-20:],
     }
 

@@ -1,7 +1,8 @@
 """Each VM's own cgroup (v2), so that whatever it runs is counted together and found again.
 
 Under ``metald.slice`` of the unified hierarchy, wherever that is mounted; where the kernel
-has none, VMs run without and `doctor` says so. Documentation/admin-guide/cgroup-v2.rst.
+has none, VMs run without and `doctor` says so. What it is limited to is set where the controller
+for it is there: ``cage`` decides, and says what is not. Documentation/admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from reconciler.errors import TransientError
+from reconciler.errors import DriverError, TransientError
 
 SLICE = "metald.slice"
+LIMITING = frozenset({"cpu", "memory", "pids"})
 REMOVE_TIMEOUT_S = 5.0
 _REMOVE_PAUSE_S = 0.02
 _MOUNTS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
@@ -39,13 +42,52 @@ def folder(uid: str) -> Path | None:
     return None if mount is None else mount / SLICE / f"vm-{uid}.scope"
 
 
-def create(uid: str) -> tuple[Path, ...]:
-    """Make the VM's cgroup; its ``cgroup.procs``, or nothing without cgroup v2."""
+def create(uid: str, settings: Mapping[str, str]) -> tuple[Path, ...]:
+    """Make the VM's cgroup with ``settings`` by file, as far as the controllers for them are there;
+    its ``cgroup.procs``, or nothing without cgroup v2.
+
+    Raises DriverError when the kernel refuses one that it has.
+    """
     path = folder(uid)
     if path is None:
         return ()
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _pass_on(path.parent.parent)
+        _pass_on(path.parent)
+        for name, value in settings.items():
+            if (path / name).is_file():
+                (path / name).write_text(value, encoding="ascii")
+    except OSError as error:
+        raise DriverError(
+            f"its cgroup cannot be prepared: {error.strerror}", subject=str(error.filename or path)
+        ) from error
     return (path / "cgroup.procs",)
+
+
+def _pass_on(path: Path) -> None:
+    """Let the children of a cgroup have the controllers that it has, ours alone of them.
+
+    One that is busy with processes of its own, as of a container, cannot: then they have none.
+    """
+    control = path / "cgroup.subtree_control"
+    has = (path / "cgroup.controllers").read_text(encoding="ascii").split()
+    given = control.read_text(encoding="ascii").split()
+    for name in sorted(LIMITING.intersection(has) - {*given}):
+        try:
+            control.write_text(f"+{name}", encoding="ascii")
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+
+
+def setting(uid: str, name: str) -> str | None:
+    """What a file of the VM's cgroup holds; None when it is not there."""
+    path = folder(uid)
+    try:
+        return None if path is None else (path / name).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 async def remove(uid: str) -> None:

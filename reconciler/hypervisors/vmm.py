@@ -24,7 +24,6 @@ from reconciler.paths import RunPaths, VmPaths
 START_TIMEOUT_S: Final = 30.0
 POWERDOWN_TIMEOUT_S: Final = 15.0
 QUIT_TIMEOUT_S: Final = 5.0
-LIMITS: Final[Mapping[str, int]] = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096}
 MIB: Final = 1 << 20
 PAUSE_S: Final = 0.05
 KVM_DEVICE = devices.KVM

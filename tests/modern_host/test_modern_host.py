@@ -29,6 +29,7 @@ echo all there
 """
 # Order, isolation, drift and rules between networks, with packets: a part of each file.
 PART = (
+    "tests/hypervisors/test_cage.py",
     "tests/network/test_bridged.py",
     "tests/network/test_kernel.py",
     "tests/network/test_packets.py",
@@ -37,7 +38,7 @@ PART = (
 )
 KEYWORDS = (
     "zone or is_not_held or raised_ports or loading_again or opens or cuts or foreign_tables "
-    "or each_is_seen or counted_by_the_bridge or find_and_reach"
+    "or each_is_seen or memory or tasks or processor or counted_by_the_bridge or find_and_reach"
 )
 # Fragments and connections on a segment need bridges that track connections, as there.
 MATRIX = "tests/security/test_matrix.py"

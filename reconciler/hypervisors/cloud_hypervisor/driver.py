@@ -15,7 +15,6 @@ from typing import Any, Final
 from reconciler import commands
 from reconciler.errors import DriverError, TransientError, UnknownStateError
 from reconciler.hypervisors import (
-    cgroups,
     console,
     devices,
     folders,
@@ -23,12 +22,12 @@ from reconciler.hypervisors import (
     processes,
     unixhttp,
 )
+from reconciler.hypervisors.cage import cage_of, prepared
 from reconciler.hypervisors.cloud_hypervisor import landlock
 from reconciler.hypervisors.cloud_hypervisor.config import command_line, vm_config
 from reconciler.hypervisors.processes import Program, Proof
 from reconciler.hypervisors.unixhttp import Endpoint, RefusalError
 from reconciler.hypervisors.vmm import (
-    LIMITS,
     PAUSE_S,
     POWERDOWN_TIMEOUT_S,
     Vmm,
@@ -81,6 +80,7 @@ class CloudHypervisor(Vmm):
                 devices.allow(device, launch.unix_id)
             for interface in launch.interfaces:
                 self.own_tap(interface.tap, launch.unix_id)
+            limits = cage_of(launch)
             vmm = Program(
                 uid=launch.uid,
                 unix_id=launch.unix_id,
@@ -88,8 +88,8 @@ class CloudHypervisor(Vmm):
                 record=paths.process,
                 log=paths.vmm_log,
                 folder=paths.io,
-                cgroups=cgroups.create(launch.uid),
-                limits=LIMITS,
+                cgroups=prepared(launch, limits),
+                limits=limits.process_limits(),
             )
             await launching.launch(vmm, keep=(lock, *descriptors.values()))
             config = vm_config(launch, paths, descriptors, landlock=landlock.is_here())

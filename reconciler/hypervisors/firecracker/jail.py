@@ -16,8 +16,8 @@ from typing import Final
 
 from reconciler.errors import DriverError
 from reconciler.hypervisors import cgroups
+from reconciler.hypervisors.cage import OPEN_FILES, cage_of, prepared
 from reconciler.hypervisors.processes import Program
-from reconciler.hypervisors.vmm import LIMITS
 from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import VmPaths
 
@@ -102,7 +102,7 @@ class Jail:
             "--uid", str(launch.unix_id), "--gid", str(launch.unix_id),
             "--chroot-base-dir", str(self.base),
             *_cgroup(self.uid),
-            "--resource-limit", f"no-file={LIMITS['RLIMIT_NOFILE']}",
+            "--resource-limit", f"no-file={OPEN_FILES}",
             "--",
             "--api-sock", _API,
             "--log-path", _LOG, "--level", "Warn",
@@ -113,6 +113,7 @@ def program(
     launch: LaunchSpec, paths: VmPaths, argv: tuple[str, ...], streams: dict[int, int]
 ) -> Program:
     """What the launcher starts: the jailer, still root, in the VM's cgroup already."""
+    limits = cage_of(launch)
     return Program(
         uid=launch.uid,
         unix_id=launch.unix_id,
@@ -120,8 +121,8 @@ def program(
         record=paths.process,
         log=paths.vmm_log,
         folder=paths.root,
-        cgroups=cgroups.create(launch.uid),
-        limits=LIMITS,
+        cgroups=prepared(launch, limits),
+        limits=limits.process_limits(),
         streams=streams,
         retain=_RETAINED,
     )

@@ -15,6 +15,7 @@ from typing import Final
 from reconciler import commands
 from reconciler.errors import DriverError, TransientError, UnknownStateError
 from reconciler.hypervisors import cgroups, console, folders, launching, processes, turns
+from reconciler.hypervisors.cage import TRANSLATED, cage_of, prepared
 from reconciler.hypervisors.driver import OpenTap, ReattachTap
 from reconciler.hypervisors.processes import Program, Proof
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
@@ -30,7 +31,6 @@ START_TIMEOUT_S: Final = 30.0
 POWERDOWN_TIMEOUT_S: Final = 15.0
 QUIT_TIMEOUT_S: Final = 5.0
 _CONNECT_PAUSE_S: Final = 0.05
-_LIMITS: Final = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": 4096}
 _ENDED: Final = frozenset({"shutdown", "guest-panicked"})
 _PHASES: Final[Mapping[str, VmPhase]] = {
     "running": VmPhase.RUNNING,
@@ -151,6 +151,8 @@ class QemuDriver:
         groups: tuple[int, ...] = ()
         if accelerator.name == "kvm":
             groups = (os.stat("/dev/kvm").st_gid,)  # noqa: PTH116 - one look, no path kept
+        beside = TRANSLATED if accelerator.name == "tcg" else 0
+        limits = cage_of(launch, beside=beside)
         return Program(
             uid=launch.uid,
             unix_id=launch.unix_id,
@@ -159,8 +161,8 @@ class QemuDriver:
             log=paths.vmm_log,
             folder=paths.io,
             groups=groups,
-            cgroups=cgroups.create(launch.uid),
-            limits=_LIMITS,
+            cgroups=prepared(launch, limits),
+            limits=limits.process_limits(),
         )
 
     @contextmanager
