@@ -21,6 +21,28 @@ def fleet(mode: str, more: str = "") -> str:
     return BASE + lan + vm("acme", "a", QEMU) + vm("acme", "b", QEMU)
 
 
+def forge(host: Host, address: dict[str, str]) -> None:
+    """A guest that takes its neighbour's address, or another MAC, is heard by nobody, and that is
+    told; its neighbour goes on.
+    """
+
+    def dropped() -> int:
+        found = host.json("get", "drops")["items"]
+        return sum(e["packets"] for e in found if (e["resource"], e["control"]) == (A, "spoof"))
+
+    assert dropped() == 0
+    stolen = f"ip -6 addr add {address[B]}/128 dev eth0; ping6 -c1 -W2 -I {address[B]}"
+    assert not host.guest(A, f"{stolen} {address[FAR]}")
+    assert host.guest(A, f"ip -6 addr del {address[B]}/128 dev eth0")
+    mac = host.json("describe", A)["spec"]["interfaces"][0]["mac"]
+    change = "ip link set eth0 down; ip link set eth0 address {}; ip link set eth0 up; {}"
+    again = f"ip -6 addr add {address[A]}/64 dev eth0; ip -6 route add default via fe80::1 dev eth0"
+    assert host.guest(A, change.format("02:00:00:00:00:99", again))
+    assert not host.guest(A, f"ping6 -c1 -W2 {address[B]}") and dropped() >= 2
+    assert host.answers(address[B])
+    assert host.guest(A, change.format(mac, again))
+
+
 @pytest.mark.vm
 def test_guests_on_a_segment_and_off_it_again(host: Host) -> None:
     specs = str(host.specs)
@@ -43,6 +65,9 @@ def test_guests_on_a_segment_and_off_it_again(host: Host) -> None:
     assert not host.guest(FAR, f"ping6 -c1 -W2 {address[A]}")
     assert host.answers(address[A]) and host.answers(address[B])
     assert host.json("plan", specs)["changes"] == []
+
+    forge(host, address)
+    host.until("A is heard again", lambda: reaches(A, B))
 
     # What is done to its bridge by hand is seen, told and healed, under the same processes.
     before = {name: entry["pid"] for name, entry in vms.items()}
