@@ -53,15 +53,14 @@ class Cage:
             "pids.max": str(self.tasks),
         }
 
-    def process_limits(self) -> Mapping[str, int]:
-        """By name in ``resource``: what stands in where a controller is missing, too. Tasks count
-        by user then, and each VM is a user of its own.
+    def process_limits(self, cgroup: Path | None) -> Mapping[str, int]:
+        """By name in ``resource``: what stands in for what this cgroup has no file for, too. Tasks
+        count by user then, and each VM is a user of its own.
         """
-        there = cgroups.controllers()
         limits = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": OPEN_FILES}
-        if "memory" not in there:
+        if cgroup is None or not (cgroup / "memory.max").is_file():
             limits["RLIMIT_AS"] = self.space_bytes
-        if "pids" not in there:
+        if cgroup is None or not (cgroup / "pids.max").is_file():
             limits["RLIMIT_NPROC"] = self.tasks
         return limits
 
@@ -80,9 +79,22 @@ def cage_of(launch: LaunchSpec, *, beside: int = 0) -> Cage:
     )
 
 
-def prepared(launch: LaunchSpec, cage: Cage) -> tuple[Path, ...]:
-    """The VM's cgroup, limited as far as this host can; see ``cgroups.create``."""
-    return cgroups.create(launch.uid, cage.settings())
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a program is started with: files of cgroups to join, limits of its processes."""
+
+    cgroups: tuple[Path, ...]
+    limits: Mapping[str, int]
+
+
+def prepared(launch: LaunchSpec, cage: Cage) -> Prepared:
+    """The VM's cgroup, limited as far as this host can, and what stands in for the rest.
+
+    Raises DriverError, see ``cgroups.create``.
+    """
+    joined = cgroups.create(launch.uid, cage.settings())
+    own = joined[0].parent if joined else None
+    return Prepared(joined, cage.process_limits(own))
 
 
 _HELD: Final = {"cpu": "cpu.max", "memory": "memory.max", "tasks": "pids.max"}
@@ -116,7 +128,9 @@ def _limit(uid: str, what: str, limits: str) -> dict[str, Any]:
         soft = found.removeprefix(_LIMITS[what]).split()[:1]
         if soft and soft != ["unlimited"]:
             return {"what": what, "value": soft[0], "by": f"rlimit ({_STAND_IN[what]})"}
-    why = f"not limited: cgroup v2 has no {_HELD[what].partition('.')[0]} controller here"
+    name = _HELD[what].partition(".")[0]
+    lent = "is not passed on to VMs" if name in cgroups.controllers() else "is not there"
+    why = f"not limited: the {name} controller of cgroup v2 {lent}"
     return {"what": what, "value": None, "by": why}
 
 

@@ -106,7 +106,7 @@ def _become(spec: dict, starter: int) -> None:  # type: ignore[type-arg]  # plai
     _record(spec["record"], spec["uid"])
     os.umask(0o077)
     os.chdir(spec["folder"])
-    _drop_privileges(spec["unix_id"], spec["groups"], spec["retain"])
+    _drop_privileges(spec["unix_id"], spec["retain"])
     os.write(starter, BEGUN)
     if script is None:
         os.execve(spec["argv"][0], spec["argv"], spec["environment"])
@@ -143,7 +143,7 @@ def _record(path: str, uid: str) -> None:
     os.rename(temporary, path)
 
 
-def _drop_privileges(unix_id: int, groups: list, retain: list) -> None:  # type: ignore[type-arg]
+def _drop_privileges(unix_id: int, retain: list) -> None:  # type: ignore[type-arg]
     """Give up everything for good; ``retain``: capabilities of a program that stays root, because
     it makes a prison that it then enters as ``unix_id`` by itself.
     """
@@ -154,7 +154,7 @@ def _drop_privileges(unix_id: int, groups: list, retain: list) -> None:  # type:
         if capability not in retain:
             _checked(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0))
     _checked(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
-    os.setgroups(groups)
+    os.setgroups([])
     if retain:
         # exec gives root what the bounding set has left, capabilities(7).
         _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))

@@ -43,7 +43,6 @@ class Program:
     record: Path
     log: Path
     folder: Path
-    groups: tuple[int, ...] = ()
     cgroups: tuple[Path, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +61,6 @@ class Program:
             "record": str(self.record),
             "log": str(self.log),
             "folder": str(self.folder),
-            "groups": list(self.groups),
             "cgroups": [str(path) for path in self.cgroups],
             "limits": dict(self.limits),
             "environment": dict(self.environment),

@@ -54,11 +54,11 @@ class Caged:
         self.folder, self.uid = folder, secrets.token_hex(16)
 
     async def run(self, code: str, held: Cage = SMALL, *, ends: bool = True) -> str:
-        launch = replace(LAUNCH, uid=self.uid)
+        prepared = cage.prepared(replace(LAUNCH, uid=self.uid), held)
         program = Program(
             self.uid, 2_000_000_000 + secrets.randbelow(100_000_000),
             ("/usr/bin/python3", "-c", code), self.folder / "record", self.folder / "log",
-            self.folder, cgroups=cage.prepared(launch, held), limits=held.process_limits(),
+            self.folder, cgroups=prepared.cgroups, limits=prepared.limits,
         )  # fmt: skip
         with processes.locked(self.folder / "lock") as lock:
             assert lock is not None
@@ -126,7 +126,7 @@ def test_processor_time_is_limited_where_it_can_be_and_said_where_not(caged: Cag
         await caged.run(SPIN, ends=False)
         (cpu,) = [e for e in told()["limits"] if e["what"] == "cpu"]
         if not has("cpu"):
-            assert cpu["value"] is None and "no cpu controller here" in cpu["by"]
+            assert cpu["value"] is None and "cpu controller of cgroup v2 is not there" in cpu["by"]
             return
         assert (cpu["value"], cpu["by"]) == ("20000 100000", "cpu.max")
         async with asyncio.timeout(60):
@@ -165,6 +165,15 @@ def test_what_holds_it_is_told_as_the_kernel_has_it(caged: Caged) -> None:
         assert (tasks["value"], tasks["by"]) == (str(SMALL.tasks), by)
 
     asyncio.run(body())
+
+
+def test_a_controller_that_is_not_passed_on_is_stood_in_for(tmp_path: Path) -> None:
+    """As in a container: the hierarchy has it, the VM's cgroup gets no file of it."""
+    (tmp_path / "pids.max").touch()
+    assert SMALL.process_limits(tmp_path).keys() - {"RLIMIT_CORE", "RLIMIT_NOFILE"} == {"RLIMIT_AS"}
+    (tmp_path / "memory.max").touch()
+    assert SMALL.process_limits(tmp_path).keys() == {"RLIMIT_CORE", "RLIMIT_NOFILE"}
+    assert {"RLIMIT_AS", "RLIMIT_NPROC"} <= SMALL.process_limits(None).keys()
 
 
 def test_a_vm_gets_what_it_declares_and_what_its_vmm_needs() -> None:

@@ -38,7 +38,8 @@ PART = (
 )
 KEYWORDS = (
     "zone or is_not_held or raised_ports or loading_again or opens or cuts or foreign_tables "
-    "or each_is_seen or memory or tasks or processor or counted_by_the_bridge or find_and_reach"
+    "or each_is_seen or memory or tasks or processor or told_as or counted_by_the_bridge "
+    "or find_and_reach"
 )
 # Fragments and connections on a segment need bridges that track connections, as there.
 MATRIX = "tests/security/test_matrix.py"

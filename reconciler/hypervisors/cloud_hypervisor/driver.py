@@ -80,7 +80,7 @@ class CloudHypervisor(Vmm):
                 devices.allow(device, launch.unix_id)
             for interface in launch.interfaces:
                 self.own_tap(interface.tap, launch.unix_id)
-            limits = cage_of(launch)
+            held = prepared(launch, cage_of(launch))
             vmm = Program(
                 uid=launch.uid,
                 unix_id=launch.unix_id,
@@ -88,8 +88,8 @@ class CloudHypervisor(Vmm):
                 record=paths.process,
                 log=paths.vmm_log,
                 folder=paths.io,
-                cgroups=prepared(launch, limits),
-                limits=limits.process_limits(),
+                cgroups=held.cgroups,
+                limits=held.limits,
             )
             await launching.launch(vmm, keep=(lock, *descriptors.values()))
             config = vm_config(launch, paths, descriptors, landlock=landlock.is_here())

@@ -113,7 +113,7 @@ def program(
     launch: LaunchSpec, paths: VmPaths, argv: tuple[str, ...], streams: dict[int, int]
 ) -> Program:
     """What the launcher starts: the jailer, still root, in the VM's cgroup already."""
-    limits = cage_of(launch)
+    held = prepared(launch, cage_of(launch))
     return Program(
         uid=launch.uid,
         unix_id=launch.unix_id,
@@ -121,8 +121,8 @@ def program(
         record=paths.process,
         log=paths.vmm_log,
         folder=paths.root,
-        cgroups=prepared(launch, limits),
-        limits=limits.process_limits(),
+        cgroups=held.cgroups,
+        limits=held.limits,
         streams=streams,
         retain=_RETAINED,
     )

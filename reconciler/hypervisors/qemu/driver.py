@@ -14,7 +14,15 @@ from typing import Final
 
 from reconciler import commands
 from reconciler.errors import DriverError, TransientError, UnknownStateError
-from reconciler.hypervisors import cgroups, console, folders, launching, processes, turns
+from reconciler.hypervisors import (
+    cgroups,
+    console,
+    devices,
+    folders,
+    launching,
+    processes,
+    turns,
+)
 from reconciler.hypervisors.cage import TRANSLATED, cage_of, prepared
 from reconciler.hypervisors.driver import OpenTap, ReattachTap
 from reconciler.hypervisors.processes import Program, Proof
@@ -27,6 +35,7 @@ from reconciler.model.observed import Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import RunPaths, VmPaths
 
+_KVM: Final = "kvm"
 START_TIMEOUT_S: Final = 30.0
 POWERDOWN_TIMEOUT_S: Final = 15.0
 QUIT_TIMEOUT_S: Final = 5.0
@@ -64,7 +73,8 @@ class QemuDriver:
         """Ask the guest, then QEMU, then the kernel, each with its deadline; leave nothing."""
         paths = self._run.vm(uid)
         async with turns.taken(self._run, uid) as turn:
-            if folders.read(paths) is None:
+            record = folders.read(paths)
+            if record is None:
                 return
             turn.note(State.SHUTTING_DOWN)
             proof = processes.prove(paths.process, paths.lock)
@@ -73,6 +83,8 @@ class QemuDriver:
             turn.begin(State.STOPPED, Operation.DELETE)
             await console.end_holder(paths)
             await cgroups.remove(uid)
+            if record.note.startswith(_KVM):
+                devices.withdraw(devices.KVM, record.launch.unix_id)
             folders.remove(self._run, uid)
 
     async def set_power(self, uid: str, power: str) -> None:
@@ -148,11 +160,10 @@ class QemuDriver:
         opened: Mapping[str, int],
     ) -> Program:
         paths, accelerator = where
-        groups: tuple[int, ...] = ()
-        if accelerator.name == "kvm":
-            groups = (os.stat("/dev/kvm").st_gid,)  # noqa: PTH116 - one look, no path kept
+        if accelerator.name == _KVM:
+            devices.allow(devices.KVM, launch.unix_id)
         beside = TRANSLATED if accelerator.name == "tcg" else 0
-        limits = cage_of(launch, beside=beside)
+        held = prepared(launch, cage_of(launch, beside=beside))
         return Program(
             uid=launch.uid,
             unix_id=launch.unix_id,
@@ -160,9 +171,8 @@ class QemuDriver:
             record=paths.process,
             log=paths.vmm_log,
             folder=paths.io,
-            groups=groups,
-            cgroups=prepared(launch, limits),
-            limits=limits.process_limits(),
+            cgroups=held.cgroups,
+            limits=held.limits,
         )
 
     @contextmanager
