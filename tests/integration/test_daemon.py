@@ -143,3 +143,23 @@ def events(host: Host) -> list[dict[str, str]]:
 
     lines = host.run("events", "--json", "--limit", "1000").stdout.splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.mark.vm
+def test_a_guest_that_ends_is_heard_at_once(host: Host) -> None:
+    """Long before the next look: it powers itself off, and is started again."""
+    real, said = "vm/acme/real", "(sleep 1; poweroff -f) >/dev/null 2>&1 &"
+    host.write("fleet.yaml", fleet(0) + vm("acme", "real", QEMU))
+    daemon = host.start("serve", str(host.specs), "--interval", "3600")
+    try:
+        host.until("it runs", lambda: running(host) == 1, 120)
+        for _ in range(2):
+            host.until("its console answers", lambda: host.guest(real, "true"), 120)
+            before = host.vms()[real]["pid"]
+            assert host.guest(real, said)
+            host.until("it runs again", lambda old=before: restarted(host, old), 120)  # type: ignore[misc]
+        found = [e for e in events(host) if e.get("resource") == real]
+        assert found, host.log()
+    finally:
+        daemon.terminate()
+        assert daemon.wait(30) == 0, host.log()

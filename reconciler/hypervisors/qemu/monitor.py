@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from asyncio import FIRST_COMPLETED
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import QMPClient
+from qemu.qmp import QMPClient, Runstate
 from qemu.qmp.error import QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
@@ -66,11 +67,36 @@ class Monitor:
             return False
         return True
 
+    async def tell_of(self, events: Collection[str], tell: Callable[[], None]) -> None:
+        """Call ``tell`` at each of these events, until the connection ends."""
+        with self._client.listener(tuple(events)) as heard:
+            ended = asyncio.ensure_future(_ended(self._client))
+            waiting: set[asyncio.Future[Any]] = {ended}
+            try:
+                while not ended.done():
+                    event = asyncio.ensure_future(heard.get())
+                    waiting = {ended, event}
+                    await asyncio.wait(waiting, return_when=FIRST_COMPLETED)
+                    if event.done():
+                        tell()
+            finally:
+                for task in waiting:
+                    task.cancel()
+
     def _silent(self, command: str) -> TransientError:
         return TransientError(
             f"QEMU's monitor did not answer {command} within {CALL_TIMEOUT_S:g} s",
             subject=str(self._path),
         )
+
+
+async def follow(path: Path, events: Collection[str], tell: Callable[[], None]) -> None:
+    """Call ``tell`` at each of these events, until QEMU or the connection ends.
+
+    On a socket of its own: whoever follows keeps it. Raises TransientError when nobody answers.
+    """
+    async with connected(path) as monitor:
+        await monitor.tell_of(events, tell)
 
 
 @asynccontextmanager
@@ -92,6 +118,12 @@ async def connected(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Asyn
         yield Monitor(client, path)
     finally:
         await _leave(client)
+
+
+async def _ended(client: QMPClient) -> None:
+    """The other side is gone."""
+    while client.runstate is Runstate.RUNNING:
+        await client.runstate_changed()
 
 
 async def _leave(client: QMPClient) -> None:
