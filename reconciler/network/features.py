@@ -33,7 +33,7 @@ class Features:
 
     async def lacking(self) -> Mapping[str, str]:
         """What does not work here, by name, with why; nothing where it could not be tried: then the
-        step that needs it will tell.
+        step that needs it will tell, and the next look tries again.
         """
         if self._lacking is None:
             self._lacking = self._known()
@@ -41,9 +41,8 @@ class Features:
             try:
                 self._lacking = await probe()
             except MetaldError:
-                self._lacking = {}
-            else:
-                self._keep(self._lacking)
+                return {}
+            self._keep(self._lacking)
         return self._lacking
 
     def _known(self) -> Mapping[str, str] | None:

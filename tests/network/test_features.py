@@ -8,10 +8,12 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler.errors import MetaldError
 from reconciler.model.features import BANDWIDTH, BRIDGE_TRACKING, BRIDGES, FEATURES, RULES
 from reconciler.network import features
 from reconciler.network.features import Features, probe
@@ -74,6 +76,22 @@ def test_it_is_tried_once_per_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     nowhere = Features(tmp_path / "none" / "features.json")
     assert asyncio.run(nowhere.lacking()) == WITHOUT
     assert not (tmp_path / "none").exists()
+
+
+def test_what_could_not_be_tried_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[MetaldError | dict[str, str]] = iter([MetaldError("no time"), WITHOUT])
+
+    async def sometimes() -> dict[str, str]:
+        answer = next(answers)
+        if isinstance(answer, MetaldError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(features, "probe", sometimes)
+    asked = Features(tmp_path / "features.json")
+    assert [asyncio.run(asked.lacking()) for _ in range(3)] == [{}, WITHOUT, WITHOUT]
 
 
 def test_planning_refuses_what_cannot_be_enforced_and_only_that() -> None:
