@@ -15,6 +15,7 @@ from reconciler.cli.common import enter_host, run, settings_of
 from reconciler.cli.output import output_options, print_data, yaml_text
 from reconciler.cli.text import safe, shown, table
 from reconciler.errors import MetaldError
+from reconciler.model.addresses import tenant_address, tenant_of
 from reconciler.settings import Settings
 
 KINDS = ("tenant", "network", "vm", "image", "host", "priceplan", "securityprofile")
@@ -103,9 +104,10 @@ def _table(rows: Sequence[tuple[str, ...]]) -> None:
 @click.command()
 @click.argument("kind")
 @click.argument("name", required=False)
+@click.option("--tenant", help="Only what belongs to this tenant, and itself.")
 @output_options
 @click.pass_context
-def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
+def get(ctx: click.Context, kind: str, name: str | None, tenant: str | None, output: str) -> None:
     """List resources of KIND (a spec's kind in small letters), or the one called NAME.
 
     KIND may be drops (what the rules dropped, of a VM NAME only), addresses (who holds which, or
@@ -116,6 +118,8 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     if singular not in KINDS and account is None:
         known = (*KINDS, "drops", "addresses", "pools")
         raise click.BadParameter(f"one of {', '.join(known)}", param_hint="KIND")
+    if account is not None and tenant is not None:
+        raise click.BadParameter(f"{kind} go by NAME only", param_hint="--tenant")
     settings = enter_host(ctx)
     if account is not None:
         account(settings, name, output)
@@ -125,10 +129,11 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     seen, _ = _seen(settings)
     document = listing(seen, singular)
     if name is not None:
-        full = name if name.startswith(f"{singular}/") else f"{singular}/{name}"
-        document["items"] = [e for e in document["items"] if e["resource"] == full]
-        if not document["items"]:
-            raise MetaldError(f"no such {singular} is managed here", subject=full)
+        document["items"] = _named(document["items"], singular, name)
+    if tenant is not None:
+        if (whose := tenant_address(tenant)) not in seen.ledger.managed:
+            raise MetaldError("no such tenant is managed here", subject=whose)
+        document["items"] = [e for e in document["items"] if tenant_of(e["resource"]) == tenant]
     if print_data(document, output):
         return
     if not document["items"]:
@@ -137,6 +142,18 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
     if singular == "vm":
         _vm_table(document["items"])
         return
+    _record_table(document["items"], singular)
+
+
+def _named(items: list[dict[str, Any]], kind: str, name: str) -> list[dict[str, Any]]:
+    full = name if name.startswith(f"{kind}/") else f"{kind}/{name}"
+    found = [entry for entry in items if entry["resource"] == full]
+    if not found:
+        raise MetaldError(f"no such {kind} is managed here", subject=full)
+    return found
+
+
+def _record_table(items: list[dict[str, Any]], singular: str) -> None:
     told = _TOLD.get(singular, "prefix")
     rows = [(singular.upper(), told.upper(), "GENERATION")]
     rows += [
@@ -145,7 +162,7 @@ def get(ctx: click.Context, kind: str, name: str | None, output: str) -> None:
             str(entry["spec"].get(told, "-")),
             str(entry["generation"]),
         )
-        for entry in document["items"]
+        for entry in items
     ]
     _table(rows)
 

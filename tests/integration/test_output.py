@@ -142,6 +142,21 @@ def test_a_rollback_and_the_runs_of_a_repository_match_their_schemas(
     assert {run["outcome"] for run in runs["items"]} == {"done"}
 
 
+def test_a_list_of_one_tenants_own(host: Host, metald: Shell) -> None:
+    text = "".join(
+        tenant(name) + network(name, "lan") + vm(name, "one", SIMULATED)
+        for name in ("acme", "globex")
+    )
+    host.write("fleet.yaml", text)
+    metald.run("apply", str(host.specs), "--yes")
+    for kind, found in (("vm", "vm/globex/one"), ("network", "network/globex/lan"),
+                        ("tenant", "tenant/globex")):  # fmt: skip
+        items = metald.json("get", kind, "--tenant", "globex")["items"]
+        assert [entry["resource"] for entry in items] == [found]
+    assert "tenant/nobody" in metald.run("get", "vm", "--tenant", "nobody", expect=1).stderr
+    assert "--tenant" in metald.run("get", "drops", "--tenant", "acme", expect=2).stderr
+
+
 def test_a_description_holds_what_the_vm_holds(host: Host, metald: Shell) -> None:
     host.write("fleet.yaml", tenant("acme") + network("acme", "lan") + vm("acme", "one", SIMULATED))
     metald.run("apply", str(host.specs), "--yes")
