@@ -30,7 +30,7 @@ async def tried() -> dict[str, str]:
     try:
         await network.load_firewall()
     except MetaldError as error:
-        lacking[RULES] = str(error)
+        lacking[RULES] = _in_short(error)
     port = Port(
         "mtprobe", link_alias("vm/probe/probe#probe", "0" * 32), vm_address("probe", "probe"), _MAC,
         1, ("fd00::1",), link_local_of(_MAC), policy=replace(PROFILES["high"], bandwidth=8_000_000),
@@ -54,12 +54,19 @@ async def _on_a_bridge(network: KernelNetwork, port: Port) -> dict[str, str]:
         if failed or seat != wanted_seat(port):
             lacking[BRIDGES] = str(next(iter(failed.values()), f"the tap is there as {seat}"))
     except MetaldError as error:
-        lacking[BRIDGES] = str(error)
+        lacking[BRIDGES] = _in_short(error)
     try:
         await rules.load(bridged=True, tracks=True)
     except MetaldError as error:
-        lacking[BRIDGE_TRACKING] = str(error)
+        lacking[BRIDGE_TRACKING] = _in_short(error)
     return lacking
+
+
+def _in_short(error: MetaldError) -> str:
+    """What nft complains of first, without the rules that it quotes."""
+    text = str(error)
+    first = next((line for line in text.splitlines() if "Error: " in line), text)
+    return f"nft: {first.partition('Error: ')[2]}" if "Error: " in first else text
 
 
 if __name__ == "__main__":
