@@ -8,14 +8,14 @@ Manual (qemu-qmp-ref).
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from asyncio import FIRST_COMPLETED
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import QMPClient, Runstate
+from qemu.qmp import QMPClient
 from qemu.qmp.error import QMPError
 from qemu.qmp.qmp_client import ExecuteError
 
@@ -23,6 +23,7 @@ from reconciler.errors import DriverError, TransientError
 
 CONNECT_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
+_LONGEST_LINE = 1 << 20
 # The library logs every lost connection as an error; we raise it instead.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
@@ -67,22 +68,6 @@ class Monitor:
             return False
         return True
 
-    async def tell_of(self, events: Collection[str], tell: Callable[[], None]) -> None:
-        """Call ``tell`` at each of these events, until the connection ends."""
-        with self._client.listener(tuple(events)) as heard:
-            ended = asyncio.ensure_future(_ended(self._client))
-            waiting: set[asyncio.Future[Any]] = {ended}
-            try:
-                while not ended.done():
-                    event = asyncio.ensure_future(heard.get())
-                    waiting = {ended, event}
-                    await asyncio.wait(waiting, return_when=FIRST_COMPLETED)
-                    if event.done():
-                        tell()
-            finally:
-                for task in waiting:
-                    task.cancel()
-
     def _silent(self, command: str) -> TransientError:
         return TransientError(
             f"QEMU's monitor did not answer {command} within {CALL_TIMEOUT_S:g} s",
@@ -93,10 +78,32 @@ class Monitor:
 async def follow(path: Path, events: Collection[str], tell: Callable[[], None]) -> None:
     """Call ``tell`` at each of these events, until QEMU or the connection ends.
 
-    On a socket of its own: whoever follows keeps it. Raises TransientError when nobody answers.
+    On a socket of its own: whoever follows keeps it. Without the library, which leaves futures that
+    nobody asks for when the other side ends first, as here it always does. Raises TransientError
+    when nobody answers.
     """
-    async with connected(path) as monitor:
-        await monitor.tell_of(events, tell)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(str(path), limit=_LONGEST_LINE)
+    except (TimeoutError, OSError) as error:
+        raise TransientError(
+            f"QEMU's events cannot be followed: {error}", subject=str(path)
+        ) from error
+    try:
+        writer.write(b'{"execute": "qmp_capabilities"}\n')
+        while line := await reader.readline():
+            if _event_of(line) in events:
+                tell()
+    except (OSError, ValueError) as error:
+        raise TransientError(f"QEMU's events ended: {error}", subject=str(path)) from error
+    finally:
+        writer.close()
+
+
+def _event_of(line: bytes) -> str:
+    """The name of the event that a line tells of; empty for anything else. Raises ValueError."""
+    message = json.loads(line)
+    return str(message.get("event", "")) if isinstance(message, dict) else ""
 
 
 @asynccontextmanager
@@ -118,12 +125,6 @@ async def connected(path: Path, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Asyn
         yield Monitor(client, path)
     finally:
         await _leave(client)
-
-
-async def _ended(client: QMPClient) -> None:
-    """The other side is gone."""
-    while client.runstate is Runstate.RUNNING:
-        await client.runstate_changed()
 
 
 async def _leave(client: QMPClient) -> None:
