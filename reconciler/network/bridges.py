@@ -20,7 +20,7 @@ from typing import Final, Self
 from reconciler.errors import MetaldError, RefusedError, TransientError
 from reconciler.model.identity import zone_of_bridge
 from reconciler.model.observed import BridgeState, Seat, wanted_seat
-from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, MTU, Port
+from reconciler.model.resolved import GATEWAY, GATEWAY_MAC, MTU, Port
 from reconciler.network import changes
 from reconciler.network.messages import (
     NLM_F_CREATE,
@@ -31,6 +31,7 @@ from reconciler.network.messages import (
     nested,
 )
 from reconciler.network.netlink import Netlink
+from reconciler.network.owned import BRIDGE_KIND, is_bridge, may_be_ours, require_ours
 from reconciler.network.rtnl import Change, Rtnl
 from reconciler.network.sysctls import write_link_sysctls
 from reconciler.network.tables import (
@@ -55,7 +56,6 @@ from reconciler.network.tables import (
     read_tables,
 )
 
-BRIDGE_KIND: Final = "bridge"
 _KIND: Final = BRIDGE_KIND.encode() + b"\0"
 _RTM_NEWLINK, _RTM_SETLINK = 16, 19
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
@@ -66,11 +66,6 @@ _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MULTICAST_ROUTER, _PORT_ISOLATED = 8,
 _NO_ROUTER: Final = 0  # MDB_RTR_TYPE_DISABLED
 # One at a time makes a bridge or takes an empty one away.
 _TURN: Final = threading.Lock()
-
-
-def is_bridge(link: Link) -> bool:
-    """It is one, whoever's."""
-    return link.kind == BRIDGE_KIND
 
 
 # -- what is there --------------------------------------------------------------------------
@@ -177,6 +172,8 @@ class Seating:
                 self._rtnl.require(_set_master(tap.index, 0, tap.name))
             if found is not None and (wanted is None or wanted.bridge != found.bridge):
                 self._left.add(found.bridge)
+        except RefusedError:
+            raise
         except (MetaldError, OSError) as error:
             raise TransientError(
                 f"it cannot be put on its network's bridge: {error}",
@@ -199,13 +196,9 @@ class Seating:
             self._rtnl.require(_make(port.bridge))
             tables = self._tables = read_tables(self._rtnl)
         link = tables.links[port.bridge]
-        if not (is_bridge(link) and (not link.alias or link.alias.startswith(ALIAS_PREFIX))):
-            raise RefusedError(
-                "a link of this name exists and is not ours",
-                subject=link.name,
-                hint=f"rename or remove it: ip link show {link.name}",
-            )
-        self._rtnl.require(*_of_bridge(link, port, self._sysctls))
+        require_ours(link, BRIDGE_KIND)
+        own = changes.own(link, port.bridge_alias, MTU, self._sysctls)
+        self._rtnl.require(*own, *_options(link))
         addresses = tables.addresses.get(link.index, ())
         if not has_only_gateway(addresses):
             self._settle(link, addresses)
@@ -224,16 +217,7 @@ class Seating:
         self._rtnl.require(changes.add_address(link.index, GATEWAY, GATEWAY_PREFIX))
 
 
-def _of_bridge(link: Link, port: Port, sysctls: Mapping[str, int]) -> Iterator[Change]:
-    if link.alias != port.bridge_alias:
-        yield changes.set_alias(link.index, port.bridge_alias)
-    if link.mac != GATEWAY_MAC:
-        yield changes.set_mac(link.index, GATEWAY_MAC)
-    if link.mtu != MTU:
-        yield changes.set_mtu(link.index, MTU)
-    wanted = {key: sysctls[key] for key in changes.BY_NETLINK}
-    if any(link.settings.get(key) != value for key, value in wanted.items()):
-        yield changes.set_settings(link.index, **wanted)
+def _options(link: Link) -> Iterator[Change]:
     options = attributes(link.options)
     if not (_is_on(options, _BR_MCAST_SNOOPING) and _is_on(options, _BR_MCAST_QUERIER)):
         yield Change(_RTM_NEWLINK, 0, LINK_HEAD.pack(0, 0, link.index, 0, 0) + _kind(), link.name)
@@ -310,6 +294,6 @@ def _remove_empty(rtnl: Rtnl, bridges: AbstractSet[str]) -> None:
     used = {link.master for link in links.values()}
     for name in sorted(bridges & links.keys()):
         link = links[name]
-        ours = not link.alias or link.alias.startswith(ALIAS_PREFIX)
-        if link.index not in used and ours and zone_of_bridge(name) is not None:
+        ours = is_bridge(link) and may_be_ours(link) and zone_of_bridge(name) is not None
+        if ours and link.index not in used:
             rtnl.require(changes.delete_link(link.index, name))

@@ -1,7 +1,7 @@
 """The changes metald makes to links, addresses, neighbours and routes, as netlink requests.
 
 Each function packs one request and names the one errno that means "so already". Called by
-``taps``; pure. Layouts as in ``tables``; flags: rtnetlink(7).
+``taps``, ``bridges``, ``removal``; pure. Layouts as in ``tables``; flags: rtnetlink(7).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from reconciler.model.resolved import GATEWAY_MAC
 from reconciler.network.messages import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -47,6 +49,7 @@ from reconciler.network.tables import (
     RTA_DST,
     RTA_GATEWAY,
     RTA_OIF,
+    Link,
 )
 
 _RTM_SETLINK, _RTM_DELLINK = 19, 17
@@ -89,6 +92,19 @@ def set_settings(index: int, addr_gen_mode: int, arp_ignore: int) -> Change:
     inet6 = attribute(IFLA_INET6_ADDR_GEN_MODE, bytes([addr_gen_mode]))
     families = (nested(AF_INET, inet), nested(AF_INET6, inet6))
     return _set_link(index, nested(IFLA_AF_SPEC, *families))
+
+
+def own(link: Link, alias: str, mtu: int, sysctls: Mapping[str, int]) -> Iterator[Change]:
+    """What a link of ours lacks itself, its name to the world first: the MAC is the same on all."""
+    if link.alias != alias:
+        yield set_alias(link.index, alias)
+    if link.mac != GATEWAY_MAC:
+        yield set_mac(link.index, GATEWAY_MAC)
+    if link.mtu != mtu:
+        yield set_mtu(link.index, mtu)
+    wanted = {key: sysctls[key] for key in BY_NETLINK}
+    if any(link.settings.get(key) != value for key, value in wanted.items()):
+        yield set_settings(link.index, **wanted)
 
 
 def set_group(index: int, group: int) -> Change:

@@ -19,6 +19,7 @@ from reconciler.model.resolved import TAP_SYSCTLS, Port
 from reconciler.network import bridges, proxies, removal, sysctls, taps
 from reconciler.network.advertising import Advertising
 from reconciler.network.features import Features
+from reconciler.network.owned import is_bridge, is_ours, is_shaper
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.rules import Rules
 from reconciler.network.shaping import Shapes
@@ -53,10 +54,10 @@ class KernelNetwork:
         wanted = sysctls.wanted(uplinks)
         values = {key: sysctls.read(key) for key in wanted}
         shapers = {
-            tap_of(name): link.alias for name, link in dumped.links.items() if taps.is_shaper(link)
+            tap_of(name): link.alias for name, link in dumped.links.items() if is_shaper(link)
         }
         bridged = {n: bridges.bridge_state(dumped, e) for n, e in dumped.links.items()
-                   if bridges.is_bridge(e) and taps.is_ours(e)}  # fmt: skip
+                   if is_bridge(e) and is_ours(e)}  # fmt: skip
         ours = states.keys() | bridged.keys() | {shaper_of(tap) for tap in shapers}
         return NetworkState(
             taps=states,
@@ -124,7 +125,7 @@ def _read() -> tuple[Tables, tuple[str, ...], dict[str, TapState], frozenset[Ele
         states = {
             name: taps.tap_state(tables, link, shapes.of(link), seats.get(name))
             for name, link in tables.links.items()
-            if taps.is_ours(link) and not taps.is_shaper(link) and not bridges.is_bridge(link)
+            if is_ours(link) and not is_shaper(link) and not is_bridge(link)
         }
         proxied = proxies.elements(rtnl, tables.links)
     return tables, sysctls.learned_uplinks(tables.links, tables.routes), states, proxied

@@ -13,9 +13,10 @@ from typing import Final
 from reconciler.errors import MetaldError, RefusedError
 from reconciler.model.identity import shaper_of
 from reconciler.network import bridges, changes
+from reconciler.network.owned import may_be_ours
 from reconciler.network.rtnl import Rtnl
 from reconciler.network.tables import Link, read_links
-from reconciler.network.taps import Failures, may_be_ours
+from reconciler.network.taps import Failures
 
 # Where we look for a number that no link has as its group; people use small ones.
 _FIRST_GROUP: Final = 0x6D740000

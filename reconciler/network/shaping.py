@@ -31,6 +31,7 @@ from reconciler.network.messages import (
     nested,
     text,
 )
+from reconciler.network.owned import SHAPER_KIND
 from reconciler.network.rtnl import Change, Rtnl
 from reconciler.network.tables import (
     AF_INET6,
@@ -62,7 +63,6 @@ _MATCH_ALL: Final = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + bytes(16
 _MIRRED: Final = struct.Struct("=IIiiiiI")  # index, capabilities, action, …, eaction, link
 _STOLEN, _REDIRECT = 4, 1
 _FILTER_INFO: Final = 1 << 16 | 0x0300  # priority 1, every protocol (ETH_P_ALL, big-endian)
-SHAPER_KIND: Final = "ifb"
 _MAX_U32: Final = (1 << 32) - 1
 # A bucket holds at least some full frames; what waits is bounded in time, and in memory that a
 # guest can make the kernel hold.

@@ -11,15 +11,16 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reconciler.errors import MetaldError, RefusedError, TransientError
+from reconciler.errors import MetaldError, TransientError
 from reconciler.model.identity import shaper_of
 from reconciler.model.observed import Seat, TapState
-from reconciler.model.resolved import ALIAS_PREFIX, GATEWAY, GATEWAY_MAC, Port
+from reconciler.model.resolved import GATEWAY, Port
 from reconciler.network import changes, shaping
-from reconciler.network.bridges import BRIDGE_KIND, Seating
+from reconciler.network.bridges import Seating
 from reconciler.network.netlink import Netlink
+from reconciler.network.owned import TAP_KIND, require_ours
 from reconciler.network.rtnl import Change, Rtnl
-from reconciler.network.shaping import SHAPER_KIND, Limits, Shapes
+from reconciler.network.shaping import Limits, Shapes
 from reconciler.network.sysctls import of_new_links, write_link_sysctls
 from reconciler.network.tables import (
     GATEWAY_PREFIX,
@@ -35,26 +36,6 @@ from reconciler.network.tun import create_tap
 
 _HOST_PREFIX = 128
 _MTU_OF_NEW = 1500  # ether_setup in net/ethernet/eth.c
-_OUR_KINDS = frozenset({"tun", SHAPER_KIND, BRIDGE_KIND})
-
-
-def is_ours(link: Link) -> bool:
-    """The link carries our alias."""
-    return link.alias.startswith(ALIAS_PREFIX)
-
-
-def may_be_ours(link: Link) -> bool:
-    """It does, or it is a tap or what limits one, without alias.
-
-    Such a one was cut off between creation and naming: nobody else makes links by names that
-    only our ledger holds, and planning asks for no others. A bridge likewise.
-    """
-    return is_ours(link) or (not link.alias and link.kind in _OUR_KINDS)
-
-
-def is_shaper(link: Link) -> bool:
-    """It is ours, and there for another link of ours: what limits what comes by that one."""
-    return link.kind == SHAPER_KIND and is_ours(link)
 
 
 def tap_state(tables: Tables, link: Link, limits: Limits, seat: Seat | None = None) -> TapState:
@@ -121,7 +102,7 @@ def raise_tap(ground: Ground, port: Port) -> None:
     found = _found(ground.tables, port.tap, settings.of_new)
     link = found.link
     _take_off_surplus(found, port)
-    rtnl.require(*_own(link, port, settings.wanted), *_gateway(found))
+    rtnl.require(*changes.own(link, port.alias, port.mtu, settings.wanted), *_gateway(found))
     if port.bridged or link.master:
         ground.seating.take(link, port)
     _limit(ground, found, port)
@@ -140,39 +121,15 @@ def _found(tables: Tables, name: str, of_new: Mapping[str, int]) -> _Found:
             index = socket.if_nametoindex(name)
         except OSError as error:
             raise TransientError("the tap is gone right after it was made", subject=name) from error
-        link = Link(index, name, "", "", "tun", False, False, _MTU_OF_NEW, 0, of_new)
+        link = Link(index, name, "", "", TAP_KIND, False, False, _MTU_OF_NEW, 0, of_new)
         return _Found(link, is_new=True)
-    _require_ours(link)
+    require_ours(link)
     return _Found(
         link,
         tables.addresses.get(link.index, ()),
         tables.routes.get(link.index, ()),
         tables.neighbours.get(link.index, ()),
     )
-
-
-def _require_ours(link: Link) -> None:
-    if not may_be_ours(link):
-        raise RefusedError(
-            "a link of this name exists and is not ours",
-            subject=link.name,
-            hint=f"rename or remove it: ip link show {link.name}",
-        )
-
-
-def _own(link: Link, port: Port, sysctls: Mapping[str, int]) -> list[Change]:
-    """What the link itself lacks, its name to the world first."""
-    found: list[Change] = []
-    if link.alias != port.alias:
-        found.append(changes.set_alias(link.index, port.alias))
-    if link.mac != GATEWAY_MAC:
-        found.append(changes.set_mac(link.index, GATEWAY_MAC))
-    if link.mtu != port.mtu:
-        found.append(changes.set_mtu(link.index, port.mtu))
-    wanted = {key: sysctls[key] for key in changes.BY_NETLINK}
-    if any(link.settings.get(key) != value for key, value in wanted.items()):
-        found.append(changes.set_settings(link.index, **wanted))
-    return found
 
 
 def _limit(ground: Ground, found: _Found, port: Port) -> None:
@@ -184,7 +141,7 @@ def _limit(ground: Ground, found: _Found, port: Port) -> None:
     if limits == Limits(wanted, wanted) and (there is None or there.alias == port.alias):
         return
     if there is not None:
-        _require_ours(there)
+        require_ours(there)
     if wanted is None:
         rtnl.require(
             shaping.without_bucket(link.index, port.tap),

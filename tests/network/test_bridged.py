@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.errors import RefusedError
 from reconciler.model.addresses import network_address
 from reconciler.model.drops import control_name
 from reconciler.model.features import BRIDGE_TRACKING
@@ -374,7 +375,9 @@ def test_a_foreign_link_of_the_name_is_left_alone(inside: InNamespace) -> None:
         await network.load_firewall(bridged=True)
         await network.change_elements(port_elements(ONE), NOTHING)
         failures = await network.raise_taps([ONE])
-        assert "not ours" in str(failures[ONE.tap])
+        refused = failures[ONE.tap]
+        assert isinstance(refused, RefusedError) and "not ours" in str(refused)
+        assert refused.hint == f"rename or remove it: ip link show {ONE.bridge}"
         assert ip("link", "show", ONE.bridge) == before
 
     inside(body)
