@@ -6,7 +6,7 @@ the checks and by ``planning.resolution``, which look at no VM that says nothing
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
@@ -36,13 +36,13 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """``used``: by tenant. ``networks``: (tenant, network) of every interface. ``static``,
+    """``used``: by tenant. ``networks``: interfaces by (tenant, network). ``static``,
     ``delegated``, ``secured``: interfaces with an address, a prefix or controls of their own.
     ``renamed``: VMs that say what they were named before. All in address order.
     """
 
     used: Mapping[str, Used]
-    networks: frozenset[tuple[str, str]]
+    networks: Mapping[tuple[str, str], int]
     static: tuple[Placed, ...]
     delegated: tuple[Placed, ...]
     secured: tuple[Placed, ...]
@@ -63,7 +63,7 @@ class Survey:
         for part in parts:
             for tenant, used in part.used.items():
                 found.used[tenant].add(used)
-            found.networks |= part.networks
+            found.networks.update(part.networks)
             found.static += part.static
             found.delegated += part.delegated
             found.secured += part.secured
@@ -76,7 +76,7 @@ class _Found:
     """A survey as it grows."""
 
     used: dict[str, Used] = field(default_factory=lambda: defaultdict(Used))
-    networks: set[tuple[str, str]] = field(default_factory=set)
+    networks: Counter[tuple[str, str]] = field(default_factory=Counter)
     static: list[Placed] = field(default_factory=list)
     delegated: list[Placed] = field(default_factory=list)
     secured: list[Placed] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _Found:
         if vm.metadata.renamed_from is not None:
             self.renamed.append(vm)
         for index, interface in enumerate(spec.interfaces):
-            self.networks.add((tenant, interface.network))
+            self.networks[tenant, interface.network] += 1
             if interface.address != "auto":
                 self.static.append((address, tenant, index, interface))
             if isinstance(interface.prefix, IPv6Network):
@@ -102,7 +102,7 @@ class _Found:
     def survey(self) -> Survey:
         return Survey(
             dict(self.used),
-            frozenset(self.networks),
+            dict(self.networks),
             _in_order(self.static),
             _in_order(self.delegated),
             _in_order(self.secured),

@@ -100,7 +100,7 @@ async def _list(family: str, prefix: str = "") -> Listing:
 
 async def load(elements: frozenset[Element], bridges: str | None = None) -> None:
     """Replace our tables by the template with these elements, in one transaction; what was counted
-    goes on. ``bridges``: the text of the rules of bridges, None where there are to be none.
+    goes on. ``bridges``: the text of the rules of bridges; None leaves theirs, if any, alone.
 
     Those of a shape that is not ours are left out. Raises MetaldError; the tables are then as
     they were.

@@ -81,7 +81,7 @@ def _dangling(fleet: Fleet) -> Iterator[Finding]:
     survey = fleet.survey
     tenants = {tenant.metadata.name for tenant in fleet.tenants.values()}
     networks = {(n.metadata.tenant, n.metadata.name) for n in fleet.networks.values()}
-    if survey.used.keys() <= tenants and survey.networks <= networks:
+    if survey.used.keys() <= tenants and survey.networks.keys() <= networks:
         return
     for address, vm in fleet.vms.items():
         tenant = vm.metadata.tenant

@@ -215,9 +215,8 @@ class World:
 
     def load_rules(self, *, bridged: bool) -> tuple[str, str]:
         self.listing = LISTING
-        self.bridge_listing = BRIDGE_LISTING if bridged else None
-        if not bridged:
-            self.elements = {entry for entry in self.elements if not is_bridged((entry,))}
+        if bridged:
+            self.bridge_listing = BRIDGE_LISTING
         template, listing = self.firewall().wanted(bridged=bridged)
         assert listing is not None
         return template, listing

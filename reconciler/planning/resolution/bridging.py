@@ -5,7 +5,7 @@ The same table as docs/architecture/networking/ipv6.md has for people.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from reconciler.model.addresses import ResourceAddress
@@ -31,35 +31,32 @@ def hindrance(lacking: Mapping[str, str], policy: InterfacePolicy) -> Hindrance 
     if policy.slaac:
         why = "slaac advertises to each guest a prefix of its own, and on a segment all would hear"
         return Hindrance(why, f"leave slaac out, {routed}")
-    asked = _tracked(policy)
+    asked = tuple(_tracked(policy))
     if asked and BRIDGE_TRACKING in lacking:
         why = (
-            f"its policy has {' and '.join(asked)}, for which bridges must track connections, and "
-            f"this kernel's do not ({lacking[BRIDGE_TRACKING]})"
+            f"its policy has {' and '.join(entry.control for entry in asked)}, for which bridges "
+            f"must track connections, and this kernel's do not ({lacking[BRIDGE_TRACKING]})"
         )
-        hint = f"the kernel needs {FEATURES[BRIDGE_TRACKING].parts}; or write policy: " + _without(
-            asked
-        )
-        return Hindrance(why, hint)
+        without = ", ".join(entry.without for entry in asked)
+        parts = FEATURES[BRIDGE_TRACKING].parts
+        return Hindrance(why, f"the kernel needs {parts}; or write policy: {{{without}}}")
     return None
 
 
-def _tracked(policy: InterfacePolicy) -> tuple[str, ...]:
-    found = []
+class _Tracked(NamedTuple):
+    """A control that bridges must track connections for, and what does without it."""
+
+    control: str
+    without: str
+
+
+def _tracked(policy: InterfacePolicy) -> Iterator[_Tracked]:
     if policy.connections is not None:
-        found.append("rateLimits.connections")
+        yield _Tracked("rateLimits.connections", "rateLimits: {connections: none}")
     if "fragment" in policy.headers:
         # What is hidden in fragments is looked at where they are put together.
-        found.append("extensionHeaders.fragments that pass")
-    return tuple(found)
-
-
-def _without(asked: tuple[str, ...]) -> str:
-    values = {
-        "rateLimits.connections": "rateLimits: {connections: none}",
-        "extensionHeaders.fragments that pass": "extensionHeaders: {fragments: block}",
-    }
-    return f"{{{', '.join(values[one] for one in asked)}}}"
+        without = "extensionHeaders: {fragments: block}"
+        yield _Tracked("extensionHeaders.fragments that pass", without)
 
 
 def finding(
