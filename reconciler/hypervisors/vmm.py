@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,21 +15,18 @@ from reconciler.errors import DriverError, TransientError
 from reconciler.hypervisors import cgroups, console, devices, folders, processes, unixhttp
 from reconciler.hypervisors.driver import OwnTap, ReattachTap
 from reconciler.hypervisors.processes import Proof
+from reconciler.hypervisors.starting import QUIT_TIMEOUT_S, START_TIMEOUT_S, died
 from reconciler.hypervisors.unixhttp import Endpoint
 from reconciler.model.observed import Unknown, VmPhase, VmState
 from reconciler.model.resolved import LaunchSpec
-from reconciler.paths import RunPaths, VmPaths
+from reconciler.paths import RunPaths
 
-START_TIMEOUT_S: Final = 30.0
-POWERDOWN_TIMEOUT_S: Final = 15.0
-QUIT_TIMEOUT_S: Final = 5.0
 MIB: Final = 1 << 20
 PAUSE_S: Final = 0.05
 KVM_DEVICE = devices.KVM
-_LOG_TAIL_BYTES: Final = 600
 
 
-class Vmm:
+class Vmm(ABC):
     """A VM as one process behind an API; ``name`` for people. The abstract part is below."""
 
     name = ""
@@ -42,33 +38,41 @@ class Vmm:
 
     # -- what each adds -------------------------------------------------------------------
 
+    @abstractmethod
     def endpoint(self, uid: str, proof: Proof) -> Endpoint:
         """Where the VMM answers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def logs(self, uid: str) -> Sequence[Path]:
         """Where a VMM that ended may have said why."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def phase(self, uid: str, proof: Proof) -> VmPhase:
         """The VMM's own word of what its guest does."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def ask_guest_to_end(self, uid: str, proof: Proof) -> bool:
         """Press its power button, and wait; False when it had not ended at the deadline."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def quit(self, uid: str, proof: Proof) -> None:
         """Ask the VMM to end, where it can be asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, uid: str) -> None:
         """Take away what lies outside the run folder."""
-        raise NotImplementedError
 
-    async def boot(self, launch: LaunchSpec) -> None:
-        """As ``Acts.boot``."""
-        raise NotImplementedError
+    @abstractmethod
+    async def create(self, launch: LaunchSpec) -> None:
+        """As ``Acts.create``: marked as configured only when it is so as a whole."""
+
+    @abstractmethod
+    async def start_guest(self, uid: str) -> None:
+        """Let a VMM that is configured begin."""
+
+    @abstractmethod
+    async def hold_console(self, launch: LaunchSpec) -> None:
+        """See that somebody holds the guest's serial port; fine when somebody does."""
 
     # -- what they share ------------------------------------------------------------------
 
@@ -99,6 +103,14 @@ class Vmm:
                 proof = None
         pid = None if proof is None else proof.pid
         return VmState(uid, phase, record.launch, pid, record.boot_id, record.note)
+
+    async def boot(self, launch: LaunchSpec) -> None:
+        """Start the guest of a VMM that is configured; one that never got whole is begun anew."""
+        if not self.run.vm(launch.uid).configured.exists():
+            await self.shutdown(launch.uid, graceful=False)
+            await self.create(launch)
+        await self.hold_console(launch)
+        await self.start_guest(launch.uid)
 
     async def shutdown(self, uid: str, *, graceful: bool) -> None:
         """Ask the guest, then the VMM, then the kernel, each with its deadline."""
@@ -147,7 +159,7 @@ class Vmm:
         while True:
             proof = self.proof(launch.uid)
             if proof is None:
-                raise self.died(launch)
+                raise died(self.name, launch, self.logs(launch.uid))
             try:
                 await self.phase(launch.uid, proof)
             except TransientError:
@@ -172,39 +184,6 @@ class Vmm:
             raise
         self.run.vm(launch.uid).configured.touch(mode=0o600)
 
-    def died(self, launch: LaunchSpec) -> DriverError:
-        """What a VMM said that ended right after its start."""
-        tails = [_tail(path) for path in self.logs(launch.uid)]
-        told = " | ".join(tail for tail in tails if tail)
-        return DriverError(
-            f"{self.name} ended right after its start: {told or 'it said nothing'}",
-            subject=launch.vm,
-        )
-
-
-@contextmanager
-def opened(paths: Sequence[str]) -> Iterator[Mapping[str, int]]:
-    """Boot files by path, open. Raises DriverError for one that cannot be opened."""
-    found: dict[str, int] = {}
-    try:
-        for path in filter(None, paths):
-            try:
-                found[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DriverError(
-                    f"the boot file cannot be opened: {error.strerror}", subject=path
-                ) from error
-        yield found
-    finally:
-        for descriptor in found.values():
-            os.close(descriptor)
-
-
-def clear_remains(paths: VmPaths, *, besides: Sequence[Path] = ()) -> None:
-    """Records and sockets of an earlier VMM of this VM; its console log stays."""
-    for path in (paths.process, paths.configured, paths.serial, *besides):
-        path.unlink(missing_ok=True)
-
 
 def require_kvm() -> None:
     """Raises DriverError where there is no KVM: these VMMs have no emulation."""
@@ -215,12 +194,3 @@ def require_kvm() -> None:
             f"{KVM_DEVICE} is not there ({error.strerror}), and this hypervisor has no emulation",
             hint="enable virtualization, or use hypervisor: qemu",
         ) from error
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"

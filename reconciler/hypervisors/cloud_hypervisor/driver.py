@@ -26,15 +26,9 @@ from reconciler.hypervisors.cage import cage_of, prepared
 from reconciler.hypervisors.cloud_hypervisor import landlock
 from reconciler.hypervisors.cloud_hypervisor.config import command_line, vm_config
 from reconciler.hypervisors.processes import Program, Proof
+from reconciler.hypervisors.starting import POWERDOWN_TIMEOUT_S, clear_remains, opened
 from reconciler.hypervisors.unixhttp import Endpoint, RefusalError
-from reconciler.hypervisors.vmm import (
-    PAUSE_S,
-    POWERDOWN_TIMEOUT_S,
-    Vmm,
-    clear_remains,
-    opened,
-    require_kvm,
-)
+from reconciler.hypervisors.vmm import PAUSE_S, Vmm, require_kvm
 from reconciler.model.hypervisors import HYPERVISORS
 from reconciler.model.observed import VmPhase
 from reconciler.model.resolved import LaunchSpec
@@ -96,17 +90,13 @@ class CloudHypervisor(Vmm):
 
         async def configure() -> None:
             await self.ask(launch.uid, "PUT /vm.create", config)
-            await self._hold_console(launch)
+            await self.hold_console(launch)
 
         await self.configured(launch, configure)
 
-    async def boot(self, launch: LaunchSpec) -> None:
-        """Boot what was created; a VMM whose VM never got whole is begun anew."""
-        if not self.run.vm(launch.uid).configured.exists():
-            await self.shutdown(launch.uid, graceful=False)
-            await self.create(launch)
-        await self._hold_console(launch)
-        await self.ask(launch.uid, "PUT /vm.boot")
+    async def start_guest(self, uid: str) -> None:
+        """Boot the VM that was created in it."""
+        await self.ask(uid, "PUT /vm.boot")
 
     async def pause(self, uid: str) -> None:
         """Stop the guest's CPUs."""
@@ -122,7 +112,7 @@ class CloudHypervisor(Vmm):
         if proof is not None and await self.phase(launch.uid, proof) is VmPhase.PAUSED:
             await self.resume(launch.uid)
         await self.ask(launch.uid, "PUT /vm.reboot")
-        await self._hold_console(launch)
+        await self.hold_console(launch)
 
     async def phase(self, uid: str, proof: Proof) -> VmPhase:
         """As `vm.info` has it; a panic, after which the guest stays, is in the events."""
@@ -179,7 +169,8 @@ class CloudHypervisor(Vmm):
             found.update({f"{device}.{name}": int(value) for name, value in values.items()})
         return found
 
-    async def _hold_console(self, launch: LaunchSpec) -> None:
+    async def hold_console(self, launch: LaunchSpec) -> None:
+        """By its socket."""
         paths = self.run.vm(launch.uid)
         await console.ensure_holder(paths, uid=launch.uid, unix_id=launch.unix_id)
 

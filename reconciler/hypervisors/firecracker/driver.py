@@ -20,15 +20,9 @@ from reconciler.hypervisors.driver import OwnTap, ReattachTap
 from reconciler.hypervisors.firecracker.jail import INITRD, KERNEL, Jail, program
 from reconciler.hypervisors.image.cmdline import kernel_cmdline
 from reconciler.hypervisors.processes import Proof
+from reconciler.hypervisors.starting import POWERDOWN_TIMEOUT_S, clear_remains, opened
 from reconciler.hypervisors.unixhttp import Endpoint
-from reconciler.hypervisors.vmm import (
-    MIB,
-    POWERDOWN_TIMEOUT_S,
-    Vmm,
-    clear_remains,
-    opened,
-    require_kvm,
-)
+from reconciler.hypervisors.vmm import MIB, Vmm, require_kvm
 from reconciler.model.hypervisors import HYPERVISORS
 from reconciler.model.observed import VmPhase
 from reconciler.model.resolved import LaunchSpec
@@ -89,17 +83,13 @@ class Firecracker(Vmm):
         async def configure() -> None:
             for request, body in configuration(launch):
                 await self.ask(launch.uid, request, body)
-            await self._hold_console(launch)
+            await self.hold_console(launch)
 
         await self.configured(launch, configure)
 
-    async def boot(self, launch: LaunchSpec) -> None:
-        """Start the guest of a VMM that is configured; another one is begun anew."""
-        if not self.run.vm(launch.uid).configured.exists():
-            await self.shutdown(launch.uid, graceful=False)
-            await self.create(launch)
-        await self._hold_console(launch)
-        await self.ask(launch.uid, "PUT /actions", {"action_type": "InstanceStart"})
+    async def start_guest(self, uid: str) -> None:
+        """Which it does once."""
+        await self.ask(uid, "PUT /actions", {"action_type": "InstanceStart"})
 
     async def pause(self, uid: str) -> None:
         """Stop the guest's CPUs."""
@@ -151,7 +141,8 @@ class Firecracker(Vmm):
     def _jail(self, uid: str) -> Jail:
         return Jail(self._jails, uid)
 
-    async def _hold_console(self, launch: LaunchSpec) -> None:
+    async def hold_console(self, launch: LaunchSpec) -> None:
+        """By its FIFOs."""
         paths = self.run.vm(launch.uid)
         await console.ensure_holder(paths, uid=launch.uid, unix_id=launch.unix_id, by_fifos=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from reconciler import commands
@@ -29,6 +29,14 @@ from reconciler.hypervisors.processes import Program, Proof
 from reconciler.hypervisors.qemu.accelerator import AcceleratorProbe
 from reconciler.hypervisors.qemu.command import Accelerator, command_line, machine_of, uuid_of
 from reconciler.hypervisors.qemu.monitor import Monitor, connected
+from reconciler.hypervisors.starting import (
+    POWERDOWN_TIMEOUT_S,
+    QUIT_TIMEOUT_S,
+    START_TIMEOUT_S,
+    clear_remains,
+    died,
+    opened,
+)
 from reconciler.hypervisors.turns import Turn
 from reconciler.model.lifecycle import Operation, State, state_of, way
 from reconciler.model.observed import Unknown, VmPhase, VmState
@@ -36,9 +44,6 @@ from reconciler.model.resolved import LaunchSpec
 from reconciler.paths import RunPaths, VmPaths
 
 _KVM: Final = "kvm"
-START_TIMEOUT_S: Final = 30.0
-POWERDOWN_TIMEOUT_S: Final = 15.0
-QUIT_TIMEOUT_S: Final = 5.0
 _CONNECT_PAUSE_S: Final = 0.05
 _ENDED: Final = frozenset({"shutdown", "guest-panicked"})
 _PHASES: Final[Mapping[str, VmPhase]] = {
@@ -48,7 +53,6 @@ _PHASES: Final[Mapping[str, VmPhase]] = {
     "shutdown": VmPhase.OFF,
     "guest-panicked": VmPhase.PANICKED,
 }
-_LOG_TAIL_BYTES: Final = 600
 
 
 class QemuDriver:
@@ -147,17 +151,17 @@ class QemuDriver:
         with processes.locked(paths.lock) as lock:
             if lock is None:
                 return  # it lives after all
-            _clear_remains(paths)
-            with self._descriptors(launch) as opened:
-                qemu = self._program(program, launch, (paths, accelerator), opened)
-                await launching.launch(qemu, keep=(lock, *opened.values()))
+            clear_remains(paths, besides=(paths.qmp, paths.qmp_events))
+            with self._descriptors(launch) as descriptors:
+                qemu = self._program(program, launch, (paths, accelerator), descriptors)
+                await launching.launch(qemu, keep=(lock, *descriptors.values()))
 
     def _program(
         self,
         program: str,
         launch: LaunchSpec,
         where: tuple[VmPaths, Accelerator],
-        opened: Mapping[str, int],
+        descriptors: Mapping[str, int],
     ) -> Program:
         paths, accelerator = where
         if accelerator.name == _KVM:
@@ -167,7 +171,7 @@ class QemuDriver:
         return Program(
             uid=launch.uid,
             unix_id=launch.unix_id,
-            argv=command_line(program, launch, paths, accelerator, opened),
+            argv=command_line(program, launch, paths, accelerator, descriptors),
             record=paths.process,
             log=paths.vmm_log,
             folder=paths.io,
@@ -178,17 +182,14 @@ class QemuDriver:
     @contextmanager
     def _descriptors(self, launch: LaunchSpec) -> Iterator[Mapping[str, int]]:
         """The VM's taps and boot files, open for as long as the launch takes."""
-        assert launch.boot is not None  # noqa: S101 - specs without boot are refused for qemu
-        opened: dict[str, int] = {}
-        try:
+        boot = launch.boot
+        assert boot is not None  # noqa: S101 - specs without boot are refused for qemu
+        taps: dict[str, int] = {}
+        with ExitStack() as stack, opened((boot.kernel, boot.initrd)) as files:
             for interface in launch.interfaces:
-                opened[interface.tap] = self._open_tap(interface.tap)
-            for path in filter(None, (launch.boot.kernel, launch.boot.initrd)):
-                opened[path] = _open_boot_file(path)
-            yield opened
-        finally:
-            for descriptor in opened.values():
-                os.close(descriptor)
+                taps[interface.tap] = self._open_tap(interface.tap)
+                stack.callback(os.close, taps[interface.tap])
+            yield {**taps, **files}
 
     async def _settle(self, turn: Turn, launch: LaunchSpec, power: str) -> None:
         """From a held VMM to a running guest: its console first, so no output is lost.
@@ -207,7 +208,7 @@ class QemuDriver:
             except TransientError:
                 # Its sockets appear some time after the exec; nothing announces them.
                 if not processes.is_held(paths.lock):
-                    raise _died(paths, launch) from None
+                    raise died("QEMU", launch, (paths.vmm_log,)) from None
                 if asyncio.get_running_loop().time() > deadline:
                     raise
             await asyncio.sleep(_CONNECT_PAUSE_S)
@@ -253,30 +254,3 @@ async def _to_power(turn: Turn, monitor: Monitor, power: str) -> None:
     for operation in way(state, power):
         state = turn.begin(state, operation)
         await monitor.execute("stop" if operation is Operation.PAUSE else "cont")
-
-
-def _clear_remains(paths: VmPaths) -> None:
-    """Records and sockets of an earlier VMM of this VM; its console log stays."""
-    for path in (paths.process, paths.qmp, paths.qmp_events, paths.serial):
-        path.unlink(missing_ok=True)
-
-
-def _open_boot_file(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DriverError(
-            f"the boot file cannot be opened: {error.strerror}", subject=path
-        ) from error
-
-
-def _died(paths: VmPaths, launch: LaunchSpec) -> DriverError:
-    try:
-        tail = paths.vmm_log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
-    except OSError as error:
-        tail = f"its log cannot be read: {error.strerror}"
-    return DriverError(
-        f"QEMU ended right after its start: {tail or 'it said nothing'}",
-        subject=launch.vm,
-        hint=f"the whole log: {paths.vmm_log}",
-    )
